@@ -1,0 +1,163 @@
+"""EdgeModel: where a model's releases come from, whom to trust for it, how sites serve it, and what good means for it."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from edgefleet.api.conditions import Conditions
+from edgefleet.api.meta import Kind, Schema
+from edgefleet.api.quantities import Digest, Duration, Message, Name, Repository, RevisionHash, Share, Tag, Timestamp
+
+Arch = Annotated[str, Field(pattern=r"^[a-z0-9_]{1,16}$", max_length=16)]
+Accelerator = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,31}$", max_length=32)]
+
+
+class Source(Schema):
+    """A repository of an OCI registry, and which release in it is wanted."""
+
+    repository: Repository
+    tag: Tag | None = None
+    digest: Digest | None = None
+    interval: Duration = "10m"
+
+    model_config = {
+        "json_schema_extra": {
+            "x-kubernetes-validations": [
+                {
+                    "rule": "has(self.tag) != has(self.digest)",
+                    "message": "set exactly one of source.tag and source.digest",
+                }
+            ]
+        }
+    }
+
+
+class KeyPolicy(Schema):
+    """Public keys in a Secret of the same namespace: every entry whose name ends in `.pub` is one PEM key."""
+
+    secret_ref: Name
+    threshold: Annotated[int, Field(ge=1, le=8)] = 1
+
+
+class Verify(Schema):
+    """The hub's gate. It is required, and no match means refused: there is no warn-only."""
+
+    keys: KeyPolicy
+    min_release_seq: Annotated[int, Field(ge=0, le=1_000_000_000)] = 0
+
+
+class Golden(Schema):
+    """Labelled examples that the model must answer before it is switched in; an artifact of its own."""
+
+    repository: Repository
+    digest: Digest
+    min: Share
+
+
+class HardwareMatch(Schema):
+    """Which sites a serving entry is for; what is left out matches all."""
+
+    arch: Arch | None = None
+    accelerator: Accelerator | None = None
+
+
+class RepositoryRuntime(Schema):
+    """A model server that already runs at the site and speaks the Open Inference Protocol v2 with the repository extension.
+
+    Its address and its model folder are facts of the site (`edgefleet agent --server-url --server-models`), not of the model:
+    a hub that could name URLs could reach into a site's network.
+    """
+
+
+class Serving(Schema):
+    """One way to serve the model; the first entry that fits the site's hardware is used."""
+
+    match: HardwareMatch = HardwareMatch()
+    repository: RepositoryRuntime
+
+
+class RevokedRelease(Schema):
+    """A release that must not run any more."""
+
+    digest: Digest
+    reason: Message = ""
+
+
+class EdgeModelSpec(Schema):
+    """What people write."""
+
+    source: Source
+    verify: Verify
+    golden: Golden | None = None
+    serving: Annotated[tuple[Serving, ...], Field(min_length=1, max_length=16)]
+    revoked: Annotated[
+        tuple[RevokedRelease, ...],
+        Field(max_length=64, json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["digest"]}),
+    ] = ()
+
+
+class Variant(Schema):
+    """One manifest of the index, and what hardware it needs. `priority` breaks ties between variants that fit: highest wins."""
+
+    name: Name
+    digest: Digest
+    size: Annotated[int, Field(ge=0)]
+    arch: Arch
+    accelerator: Accelerator | None = None
+    features: Annotated[tuple[Accelerator, ...], Field(max_length=16)] = ()
+    min_memory: Annotated[int, Field(ge=0)] = 0
+    precision: Annotated[str, Field(max_length=16)] = ""
+    priority: Annotated[int, Field(ge=0, le=1000)] = 0
+
+
+Variants = Annotated[
+    tuple[Variant, ...],
+    Field(max_length=32, json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}),
+]
+
+
+class Release(Schema):
+    """A verified release: the digest of its index and what its attestation binds to it."""
+
+    digest: Digest
+    version: Annotated[str, Field(max_length=64)]
+    seq: Annotated[int, Field(ge=0)]
+    variants: Variants
+    signed_by: Annotated[tuple[Annotated[str, Field(max_length=128)], ...], Field(max_length=8)]
+    verified_at: Timestamp
+
+
+class Revision(Schema):
+    """All that a revision is a hash of, and what a site needs to fetch it. Frozen into every run and assignment."""
+
+    hash: RevisionHash
+    model: Name
+    repository: Repository
+    digest: Digest
+    version: Annotated[str, Field(max_length=64)]
+    seq: Annotated[int, Field(ge=0)]
+    variants: Variants
+    golden: Golden | None = None
+    serving: Annotated[tuple[Serving, ...], Field(min_length=1, max_length=16)]
+
+    @property
+    def short(self) -> str:
+        """The first eight characters, as names use it."""
+        return self.hash[:8]
+
+
+class EdgeModelStatus(Schema):
+    """What the hub found."""
+
+    observed_generation: int = 0
+    release: Release | None = None
+    revision: RevisionHash | None = None
+    conditions: Conditions = ()
+
+
+class EdgeModel(Kind):
+    """A model and its releases."""
+
+    kind: Literal["EdgeModel"] = "EdgeModel"
+    spec: EdgeModelSpec
+    status: EdgeModelStatus = EdgeModelStatus()

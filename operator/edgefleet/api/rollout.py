@@ -1,0 +1,98 @@
+"""ModelRollout: one change of one fleet. Its spec is frozen but for `control`, which people write; its status is its record."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from edgefleet.api.conditions import Conditions
+from edgefleet.api.fleet import SiteCounts
+from edgefleet.api.meta import Kind, Schema
+from edgefleet.api.model import Revision
+from edgefleet.api.policy import RolloutPolicySpec
+from edgefleet.api.quantities import Message, Name, Reason, Timestamp
+
+Outcome = Literal["Promoted", "RolledBack", "AbortedByUser", "TargetChanged", "Superseded"]
+Phase = Literal["Planned", "Rolling", "Returning", "Ended"]
+
+
+class PlanRef(Schema):
+    """The frozen list of sites: immutable ConfigMaps `<run>-plan-<i>` whose joined content has this SHA-256 (hex)."""
+
+    hash: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", max_length=64)]
+    sites: Annotated[int, Field(ge=0)]
+    chunks: Annotated[int, Field(ge=0, le=1000)]
+
+
+class WaveApproval(Schema):
+    """One person's consent to open a wave. The admission policy checks that `by` is the caller's own name."""
+
+    wave: Name
+    by: Annotated[str, Field(min_length=1, max_length=128)]
+    reason: Message = ""
+
+
+class Control(Schema):
+    """What people say to a run while it is under way. The hub never writes it."""
+
+    paused: bool = False
+    aborted: bool = False
+    approvals: Annotated[tuple[WaveApproval, ...], Field(max_length=64)] = ()
+
+
+class ModelRolloutSpec(Schema):
+    """The change. Everything but `control` is frozen."""
+
+    fleet: Name
+    number: Annotated[int, Field(ge=1)]
+    revision: Revision
+    policy: RolloutPolicySpec
+    plan: PlanRef
+    control: Control = Control()
+
+    model_config = {
+        "json_schema_extra": {
+            "x-kubernetes-validations": [
+                {
+                    "rule": "self.fleet == oldSelf.fleet && self.number == oldSelf.number"
+                    " && self.revision.hash == oldSelf.revision.hash && self.plan == oldSelf.plan",
+                    "message": "a run is frozen: only spec.control may change; name another release in the EdgeModel instead",
+                },
+            ]
+        }
+    }
+
+
+class WaveRecord(Schema):
+    """What happened to one wave. `skipped` counts sites left out with a reason."""
+
+    name: Name
+    sites: int = 0
+    opened_at: Timestamp | None = None
+    passed_at: Timestamp | None = None
+
+
+class ModelRolloutStatus(Schema):
+    """The run's record, written by the hub alone."""
+
+    observed_generation: int = 0
+    phase: Phase = "Planned"
+    outcome: Outcome | None = None
+    reason: Reason = ""
+    message: Message = ""
+    waiting_for: Annotated[str, Field(max_length=64)] = ""
+    since: Timestamp | None = None
+    started_at: Timestamp | None = None
+    progressed_at: Timestamp | None = None
+    ended_at: Timestamp | None = None
+    wave: Annotated[str, Field(max_length=64)] = ""
+    waves: Annotated[tuple[WaveRecord, ...], Field(max_length=17)] = ()
+    sites: SiteCounts = SiteCounts()
+    conditions: Conditions = ()
+
+
+class ModelRollout(Kind):
+    """One change."""
+
+    kind: Literal["ModelRollout"] = "ModelRollout"
+    spec: ModelRolloutSpec
+    status: ModelRolloutStatus = ModelRolloutStatus()

@@ -1,0 +1,74 @@
+"""EdgeSite: one edge cluster. Spec by people; status by the hub, from the site's Lease, and only when it changes."""
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from edgefleet.api.conditions import Conditions
+from edgefleet.api.meta import Kind, LabelSelector, Schema
+from edgefleet.api.model import Accelerator, Arch
+from edgefleet.api.quantities import LabelKey, Message, Size
+
+Region = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,30}$", max_length=31)]
+
+
+class Taint(Schema):
+    """Keeps fleets away that do not tolerate the key. What already runs stays."""
+
+    key: LabelKey
+    reason: Message = ""
+
+
+class Hold(Schema):
+    """No change at this site until then; it counts as skipped (OnHold)."""
+
+    until: datetime
+    reason: Annotated[str, Field(min_length=1, max_length=256)]
+
+
+class Storage(Schema):
+    """The site's model store: how much it may hold, and how many revisions per fleet are kept beside the serving one and its predecessor."""
+
+    limit: Size = "20Gi"
+    keep: Annotated[int, Field(ge=2, le=16)] = 2
+
+
+class EdgeSiteSpec(Schema):
+    """What people write."""
+
+    region: Region | None = None
+    allowed_namespaces: LabelSelector | None = None
+    taints: Annotated[
+        tuple[Taint, ...],
+        Field(max_length=16, json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["key"]}),
+    ] = ()
+    hold: Hold | None = None
+    storage: Storage = Storage()
+
+
+class Hardware(Schema):
+    """What the site runs on. `declared` names the facts that a person overrode at the site instead of their being discovered."""
+
+    arch: Arch
+    accelerator: Accelerator | None = None
+    memory: Annotated[int, Field(ge=0)]
+    features: Annotated[tuple[Accelerator, ...], Field(max_length=32)] = ()
+    declared: Annotated[tuple[Annotated[str, Field(max_length=16)], ...], Field(max_length=8)] = ()
+
+
+class EdgeSiteStatus(Schema):
+    """What the hub heard."""
+
+    observed_generation: int = 0
+    hardware: Hardware | None = None
+    agent_version: Annotated[str, Field(max_length=64)] = ""
+    conditions: Conditions = ()
+
+
+class EdgeSite(Kind):
+    """One site."""
+
+    kind: Literal["EdgeSite"] = "EdgeSite"
+    spec: EdgeSiteSpec
+    status: EdgeSiteStatus = EdgeSiteStatus()

@@ -1,0 +1,133 @@
+"""What the hub knows at one moment, as the decisions see it. Gathered by hub/, consumed by core/; nothing here does anything."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from edgefleet.api.assignment import Fault, OrderAction, SiteState
+from edgefleet.api.fleet import EdgeFleetSpec
+from edgefleet.api.model import Revision
+from edgefleet.api.policy import RolloutPolicySpec
+from edgefleet.api.rollout import Control, ModelRolloutStatus, Outcome
+from edgefleet.api.site import EdgeSiteSpec, Hardware
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class FleetKey:
+    """A fleet's identity at hub and sites: never a UID."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class AssignmentFacts:
+    """One fleet's assignment at one site, spec and status, as the hub's API server holds it now.
+
+    `status_sequence` says which assignment the status speaks of: it counts only if it equals `sequence` (I6).
+    """
+
+    sequence: int
+    action: OrderAction
+    model: str
+    revision: str | None
+    run: str | None
+    expires_at: datetime
+    status_sequence: int = 0
+    state: SiteState = "Progressing"
+    fault: Fault | None = None
+    reason: str = ""
+    message: str = ""
+    since: datetime | None = None
+    active_revision: str | None = None
+    active_since: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReportFacts:
+    """What the site's Lease says of one fleet."""
+
+    revision: str | None
+    sequence: int
+    floor: int
+    active_since: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Another fleet that wants or holds the same model at a site."""
+
+    fleet: FleetKey
+    created_at: datetime
+    assigned: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SiteFacts:
+    """One EdgeSite, for one fleet. `last_heard` is None until its first Lease; `claims` are other fleets' on the same model here."""
+
+    name: str
+    spec: EdgeSiteSpec
+    labels: dict[str, str]
+    deleting: bool = False
+    hardware: Hardware | None = None
+    last_heard: datetime | None = None
+    renew_seconds: int = 60
+    assignment: AssignmentFacts | None = None
+    report: ReportFacts | None = None
+    claims: tuple[Claim, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedSite:
+    """One line of a frozen plan: the site, the variant (name) that fits it, and its wave (index; the implicit last wave included)."""
+
+    site: str
+    variant: str
+    wave: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunFacts:
+    """One ModelRollout. `plan` is empty when the run has ended: nothing reads it then."""
+
+    name: str
+    number: int
+    revision: Revision
+    policy: RolloutPolicySpec
+    control: Control
+    status: ModelRolloutStatus
+    created_at: datetime
+    outcome: Outcome | None = None
+    plan: tuple[PlannedSite, ...] = ()
+    generation: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """The fleet's model. `target` is None until a release was verified once."""
+
+    target: Revision | None
+    verified: bool
+    reason: str = ""
+    message: str = ""
+    revoked: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class FleetFacts:
+    """All that decides about one fleet. `model` / `policy` are None when the object that the spec names does not exist."""
+
+    key: FleetKey
+    spec: EdgeFleetSpec
+    created_at: datetime
+    namespace_labels: dict[str, str]
+    model: ModelFacts | None
+    policy: RolloutPolicySpec | None
+    runs: tuple[RunFacts, ...]
+    sites: tuple[SiteFacts, ...]
+    deleting: bool = False
+    generation: int = 1
+    unreadable: tuple[str, ...] = field(default=())
