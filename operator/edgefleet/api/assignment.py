@@ -113,5 +113,3 @@ class SiteAssignment(Kind):
 def assignment_name(fleet_namespace: str, fleet_name: str) -> str:
     """The name of a fleet's assignment in each site's namespace."""
     return f"{fleet_namespace}.{fleet_name}"
-
-

@@ -1,0 +1,175 @@
+"""A typed list-watch: the objects of one kind, kept current, decoded from bytes straight into the fields that we read.
+
+Every list *replaces* the content, so that nothing deleted during a gap survives as a ghost; a watch that ends is resumed where it
+was; 410 and any other trouble lists again after a jittered pause. Kopf's own watching keeps ghosts and costs ten times the CPU
+(measured: 1.85 ms per event against 0.17), so hot kinds come through here.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.alias_generators import to_camel
+from tenacity import RetryCallState, wait_random_exponential
+
+from edgefleet.api.meta import ObjectMeta
+from edgefleet.kube.client import Api
+from edgefleet.kube.errors import ApiError, Gone
+from edgefleet.kube.resources import Resource
+
+log = logging.getLogger(__name__)
+
+Key = tuple[str, str]
+"""Namespace (empty for cluster-scoped kinds) and name."""
+
+
+class Record(BaseModel):
+    """Base of what a list-watch keeps: metadata, and in subclasses the fields that are read."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True, extra="ignore")
+    metadata: ObjectMeta
+
+    @property
+    def key(self) -> Key:
+        """Where the object lives."""
+        return (self.metadata.namespace or "", self.metadata.name)
+
+
+R = TypeVar("R", bound=Record)
+OnChange = Callable[[Key, R | None, R | None], None]
+"""Called with the key, the old and the new record; None for absent. Must not block."""
+
+
+class _Bare(Record):
+    """Enough to say which object could not be read."""
+
+
+class _ListMeta(BaseModel):
+    resource_version: str = Field("", alias="resourceVersion")
+
+
+class _Event(BaseModel):
+    type: Literal["ADDED", "MODIFIED", "DELETED", "BOOKMARK", "ERROR"]
+    object: dict[str, Any]
+
+
+class ListWatch(Generic[R]):
+    """`items` is current while `run()` runs; `synced` is set after the first list. `unreadable` names objects that do not fit the type."""
+
+    def __init__(
+        self,
+        api: Api,
+        resource: Resource,
+        record: type[R],
+        *,
+        namespace: str | None = None,
+        labels: str | None = None,
+        fields: str | None = None,
+        on_change: OnChange[R] | None = None,
+    ) -> None:
+        self._api = api
+        self._resource = resource
+        self._record = record
+        self._namespace = namespace
+        self._labels = labels
+        self._fields = fields
+        self._on_change = on_change
+        self._items: dict[Key, R] = {}
+        self._version = ""
+        self._page = TypeAdapter(dict[str, Any])
+        self.synced = asyncio.Event()
+        self.unreadable: dict[Key, str] = {}
+        self.lists = 0
+        self.last_contact = 0.0
+
+    def __iter__(self) -> Iterator[R]:
+        return iter(list(self._items.values()))
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def get(self, namespace: str, name: str) -> R | None:
+        """One record, or None."""
+        return self._items.get((namespace, name))
+
+    async def run(self) -> None:
+        """Keep the items current until cancelled. Never raises for what an API server may do."""
+        pause = wait_random_exponential(multiplier=0.2, max=15)
+        failures = RetryCallState(None, None, (), {})  # type: ignore[arg-type]
+        while True:
+            try:
+                await self._list()
+                failures.attempt_number = 1
+                while True:
+                    await self._watch()
+            except Gone:
+                log.info("watch of %s is too old: listing again", self._resource.plural)
+            except ApiError as error:
+                log.warning("watching %s: %s", self._resource.plural, error)
+                await asyncio.sleep(pause(failures))
+                failures.attempt_number += 1
+
+    async def _list(self) -> None:
+        found: dict[Key, R] = {}
+        version = ""
+        self.unreadable.clear()
+        async for page in self._api.list_pages(self._resource, self._namespace, labels=self._labels, fields=self._fields):
+            body = self._page.validate_json(page)
+            version = _ListMeta.model_validate(body.get("metadata") or {}).resource_version or version
+            for item in body.get("items") or ():
+                record = self._decode(item)
+                if record is not None:
+                    found[record.key] = record
+        self.lists += 1
+        old, self._items, self._version = self._items, found, version
+        self._touch()
+        for key in old.keys() - found.keys():
+            self._notify(key, old[key], None)
+        for key, record in found.items():
+            before = old.get(key)
+            if before is None or before.metadata.resource_version != record.metadata.resource_version:
+                self._notify(key, before, record)
+        self.synced.set()
+
+    async def _watch(self) -> None:
+        lines = self._api.watch_lines(self._resource, self._namespace, self._version, labels=self._labels, fields=self._fields)
+        async for line in lines:
+            self._touch()
+            self._take(_Event.model_validate_json(line))
+
+    def _take(self, event: _Event) -> None:
+        if event.type == "ERROR":
+            if event.object.get("code") == 410:
+                raise Gone(410, "the watch expired")
+            raise ApiError(int(event.object.get("code") or 0), str(event.object.get("message")))
+        bare = _Bare.model_validate(event.object)
+        self._version = bare.metadata.resource_version or self._version
+        if event.type == "BOOKMARK":
+            return
+        record = None if event.type == "DELETED" else self._decode(event.object)
+        old = self._items.pop(bare.key, None)
+        if record is not None:
+            self._items[bare.key] = record
+        self._notify(bare.key, old, record)
+
+    def _decode(self, item: dict[str, Any]) -> R | None:
+        key = _Bare.model_validate(item).key
+        try:
+            record = self._record.model_validate(item)
+        except ValidationError as error:
+            # A bad object hurts only itself (I9): it is named, and the others go on.
+            self.unreadable[key] = str(error.errors()[0]["msg"])
+            log.warning("%s %s/%s cannot be read: %s", self._resource.kind, *key, self.unreadable[key])
+            return None
+        self.unreadable.pop(key, None)
+        return record
+
+    def _notify(self, key: Key, old: R | None, new: R | None) -> None:
+        if self._on_change is not None:
+            self._on_change(key, old, new)
+
+    def _touch(self) -> None:
+        self.last_contact = time.monotonic()
