@@ -1,0 +1,53 @@
+"""The one exception that leaves verification, and the reasons it carries.
+
+Whatever comes in (truncated, hostile, of a future version), a verdict is either a value or `Rejected`; nothing else leaves this
+room but `OSError` of a file that the caller named. Reasons are CamelCase, because they become the `reason` of a condition:
+
+    KeyInvalid            a key is not an ECDSA P-256 key in PEM, or is missing
+    SignatureMissing      nobody signed this digest
+    SignatureInvalid      signatures are there, but none by a trusted key
+    ThresholdNotMet       trusted keys signed, but fewer than the policy demands
+    AttestationMissing    signed, but no release attestation by enough trusted keys
+    ModelMismatch         attested for another model name
+    SeqTooLow             attested, but older than the floor allows
+    BundleMalformed       the trust bundle cannot be read
+    BundleFormatUnknown   a trust bundle of a newer format: upgrade edgefleet
+    BundleRootMismatch    the trust bundle does not follow from the pinned root
+    BundleUnderSigned     fewer root keys signed the trust bundle than its root demands
+    BundleExpired         the trust bundle, or its root, is past its end
+    BundleRollback        the trust bundle is older than one already seen
+    OrderMalformed        an assignment's envelope cannot be read
+    OrderSignatureInvalid an assignment that no trusted hub key signed
+    FormatUnknown         an assignment of a newer format: upgrade the agent
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Rejected(Exception):
+    """Not to be believed. `reason` is CamelCase; `message` says what was found and what would have been accepted."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(f"{reason}: {message}")
+        self.reason = reason
+        self.message = message
+
+
+@contextmanager
+def rejecting(reason: str, subject: str) -> Iterator[None]:
+    """Turn every failure inside into `Rejected(reason, ...)`; a Rejected passes as it is.
+
+    Parsers meet input that nobody foresaw: an exception that we did not think of must still be a no, never a crash.
+    """
+    try:
+        yield
+    except Rejected:
+        raise
+    except Exception as error:
+        raise Rejected(reason, f"{subject}: {_brief(error)}") from error
+
+
+def _brief(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else text[:297] + "..."
