@@ -52,6 +52,10 @@ class PublicKey:
         pem = self._key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
         return pem.decode("ascii")
 
+    def to_crypto(self) -> ec.EllipticCurvePublicKey:
+        """The key as the cryptography library knows it, for other libraries."""
+        return self._key
+
     def verifies(self, payload_type: str, payload: bytes, signature: bytes) -> bool:
         """Whether `signature` (DER) is this key's over the DSSE envelope of that payload."""
         try:

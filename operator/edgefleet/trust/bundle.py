@@ -1,0 +1,260 @@
+"""The trust bundle: one document, signed by the offline root keys, that says whom a site believes.
+
+    {"formatVersion": 1, "roots": [root 1, root 2, ...], "targets": {...}, "trust": {...}}
+
+`roots` and `targets` are python-tuf metadata. A site pins one root; each following root must be signed by enough keys of the one
+before it and of its own; the last one's `targets` keys sign the targets, which name the SHA-256 of `trust` in RFC 8785 JSON.
+The bundle's version is the targets' version and only grows: what a site has seen (`floor_version`) it keeps itself.
+Which release is good under these publishers is left to release.py.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field
+from pydantic.alias_generators import to_camel
+from securesystemslib.signer import CryptoSigner, SSlibKey  # type: ignore[attr-defined]
+from tuf.api.metadata import Metadata, Role, Root, TargetFile, Targets  # type: ignore[attr-defined]
+
+from edgefleet.api.meta import Schema, format_time
+from edgefleet.api.quantities import Name
+from edgefleet.trust.documents import format_canonical, parse_json_object
+from edgefleet.trust.errors import Rejected, rejecting
+from edgefleet.trust.keys import PrivateKey, PublicKey
+
+BUNDLE_FORMAT = 1
+TRUST_FILE = "trust.json"
+MAX_ROOTS = 64
+
+Pem = Annotated[str, Field(max_length=2048)]
+
+
+@dataclass(frozen=True)
+class Publisher:
+    """Who may release one model: `threshold` of `keys` must sign, and nothing below `min_release_seq` is accepted."""
+
+    keys: tuple[PublicKey, ...]
+    threshold: int = 1
+    min_release_seq: int = 0
+
+
+@dataclass(frozen=True)
+class TrustBundle:
+    """What a verified bundle says. `publishers` is by model name; `expires_at` is the earlier end of root and targets."""
+
+    version: int
+    publishers: Mapping[str, Publisher]
+    hub_keys: tuple[PublicKey, ...]
+    expires_at: datetime
+
+
+class _Document(Schema):
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True, extra="forbid")
+
+
+class _PublisherDocument(_Document):
+    keys: Annotated[tuple[Pem, ...], Field(min_length=1, max_length=8)]
+    threshold: Annotated[int, Field(ge=1, le=8)] = 1
+    min_release_seq: Annotated[int, Field(ge=0, le=1_000_000_000)] = 0
+
+
+class _TrustDocument(_Document):
+    format_version: Literal[1] = 1
+    publishers: Annotated[dict[Name, _PublisherDocument], Field(max_length=1024)]
+    hub_keys: Annotated[tuple[Pem, ...], Field(min_length=1, max_length=8)]
+
+
+def make_root(
+    keys: Sequence[PublicKey], *, signers: Sequence[PrivateKey], threshold: int, version: int, expires_at: datetime
+) -> bytes:
+    """A root: `threshold` of `keys` sign bundles and the next root. For version n+1, `signers` hold enough keys of n and n+1.
+
+    Raises ValueError when fewer different keys are given than the threshold.
+    """
+    unique = {key.id: key for key in keys}
+    if not 1 <= threshold <= len(unique):
+        raise ValueError(f"threshold {threshold} cannot be met by {len(unique)} different keys")
+    root = Root(version=version, expires=_whole_utc(expires_at), consistent_snapshot=False)
+    for key in unique.values():
+        for role in ("root", "targets"):
+            root.add_key(_tuf_key(key), role)
+    for role in ("root", "targets"):
+        root.roles[role].threshold = threshold
+    return _signed_bytes(Metadata(root), signers)
+
+
+def make_bundle(
+    *,
+    roots: Sequence[bytes],
+    signers: Sequence[PrivateKey],
+    version: int,
+    publishers: Mapping[str, Publisher],
+    hub_keys: Sequence[PublicKey],
+    expires_at: datetime,
+) -> bytes:
+    """A bundle under the last of `roots` (oldest first). Raises ValueError for values that open_bundle would refuse."""
+    trust = _TrustDocument(
+        publishers={
+            model: _PublisherDocument(
+                keys=tuple(key.to_pem() for key in publisher.keys),
+                threshold=publisher.threshold,
+                min_release_seq=publisher.min_release_seq,
+            )
+            for model, publisher in publishers.items()
+        },
+        hub_keys=tuple(key.to_pem() for key in hub_keys),
+    ).to_json_dict()
+    _read_trust(trust)
+    targets = Targets(version=version, expires=_whole_utc(expires_at))
+    targets.targets[TRUST_FILE] = TargetFile.from_data(TRUST_FILE, format_canonical(trust), ["sha256"])
+    document = {
+        "formatVersion": BUNDLE_FORMAT,
+        "roots": [json.loads(root) for root in roots],
+        "targets": json.loads(_signed_bytes(Metadata(targets), signers)),
+        "trust": trust,
+    }
+    return json.dumps(document, indent=1).encode() + b"\n"
+
+
+def open_bundle(data: bytes, *, pinned_root: bytes, floor_version: int, now: datetime) -> TrustBundle:
+    """The verified bundle.
+
+    `pinned_root` is the root that the site got at its join, `floor_version` the highest bundle version that it has acted on,
+    `now` its clock (never earlier than the latest time it has seen). Raises Rejected with a Bundle... reason.
+    """
+    with rejecting("BundleMalformed", "the trust bundle"):
+        document = parse_json_object(data)
+        found = document.get("formatVersion")
+        if type(found) is not int or found != BUNDLE_FORMAT:
+            raise Rejected(
+                "BundleFormatUnknown",
+                f"the trust bundle has formatVersion {found!r}, this edgefleet reads {BUNDLE_FORMAT}: upgrade it",
+            )
+        if set(document) != {"formatVersion", "roots", "targets", "trust"}:
+            raise ValueError(f"it has the fields {', '.join(sorted(document))}")
+        root = _follow_roots(pinned_root, document["roots"])
+        targets: Metadata[Targets] = _read_metadata(document["targets"], Targets)
+        _require_signed(root, "targets", targets)
+        signed = targets.signed
+        if set(signed.targets) != {TRUST_FILE} or signed.delegations is not None:
+            raise ValueError(f"its targets must name {TRUST_FILE} alone")
+        signed.targets[TRUST_FILE].verify_length_and_hashes(format_canonical(document["trust"]))
+        _require_sha256(signed.targets[TRUST_FILE])
+        expires_at = min(signed.expires, root.expires)
+        if now >= expires_at:
+            raise Rejected("BundleExpired", f"the trust bundle ended {format_time(expires_at)}: publish a new version")
+        if signed.version < floor_version:
+            raise Rejected(
+                "BundleRollback", f"the trust bundle has version {signed.version}, version {floor_version} was already seen here"
+            )
+        publishers, hub_keys = _read_trust(document["trust"])
+        return TrustBundle(signed.version, publishers, hub_keys, expires_at)
+
+
+def _follow_roots(pinned_root: bytes, documents: Any) -> Root:
+    if not isinstance(documents, list) or not 1 <= len(documents) <= MAX_ROOTS:
+        raise ValueError(f"roots must be a list of 1 to {MAX_ROOTS} root documents")
+    pinned: Metadata[Root] = _read_metadata(parse_json_object(pinned_root), Root)
+    _require_signed(pinned.signed, "root", pinned)
+    current = pinned.signed
+    met_the_pinned = False
+    for document in documents:
+        step: Metadata[Root] = _read_metadata(document, Root)
+        if step.signed.version < pinned.signed.version:
+            continue
+        if step.signed.version == pinned.signed.version:
+            if step.signed_bytes != pinned.signed_bytes:
+                raise Rejected(
+                    "BundleRootMismatch",
+                    f"the trust bundle's root {step.signed.version} is not the one pinned here: it is another installation's",
+                )
+            met_the_pinned = True
+            continue
+        if step.signed.version != current.version + 1:
+            raise Rejected("BundleRootMismatch", f"root {step.signed.version} does not follow root {current.version}")
+        _require_distinct_keys(step.signed)
+        if not step.signed.get_root_verification_result(current, step.signed_bytes, step.signatures):
+            raise Rejected(
+                "BundleUnderSigned",
+                f"root {step.signed.version} is not signed by enough keys of root {current.version} and of its own",
+            )
+        current = step.signed
+    if not met_the_pinned:
+        raise Rejected(
+            "BundleRootMismatch", f"the trust bundle does not contain the pinned root, version {pinned.signed.version}"
+        )
+    return current
+
+
+def _read_metadata(document: Any, kind: type) -> Any:
+    # Only fields that the signature covers, in the one spelling that we write, so that no unsigned byte has a meaning.
+    if not isinstance(document, dict) or set(document) != {"signed", "signatures"}:
+        raise ValueError("TUF metadata has exactly the fields signed and signatures")
+    for entry in document["signatures"]:
+        if set(entry) != {"keyid", "sig"} or not re.fullmatch(r"[0-9a-f]{2,512}", entry["sig"]):
+            raise ValueError("a TUF signature has exactly the fields keyid and sig, in lower-case hex")
+    # from_dict consumes what it is given
+    metadata: Metadata[Any] = Metadata.from_dict(json.loads(json.dumps(document)))
+    if not isinstance(metadata.signed, kind):
+        raise ValueError(f"{kind.__name__.lower()} metadata was expected, found {metadata.signed.type}")
+    return metadata
+
+
+def _require_signed(root: Root, role: str, metadata: Metadata[Any]) -> None:
+    _require_distinct_keys(root)
+    result = root.get_verification_result(role, metadata.signed_bytes, metadata.signatures)
+    if not result:
+        raise Rejected(
+            "BundleUnderSigned",
+            f"{role} {metadata.signed.version} is signed by {len(result.signed)} root keys, {result.threshold} are needed",
+        )
+
+
+def _require_distinct_keys(root: Root) -> None:
+    # TUF does not bind a key id to a key: one key under two ids would count twice.
+    publics = [key.keyval.get("public") for key in root.keys.values()]
+    if len(set(publics)) != len(publics):
+        raise ValueError(f"root {root.version} lists one key under two ids")
+    for name in ("root", "targets"):
+        role: Role = root.roles[name]
+        if len(set(role.keyids)) != len(role.keyids):
+            raise ValueError(f"root {root.version} lists one key twice for {name}")
+
+
+def _require_sha256(target: TargetFile) -> None:
+    if set(target.hashes) != {"sha256"}:
+        raise ValueError(f"{TRUST_FILE} must be named by its sha256 alone")
+
+
+def _read_trust(document: Any) -> tuple[dict[str, Publisher], tuple[PublicKey, ...]]:
+    trust = _TrustDocument.model_validate(document)
+    publishers = {}
+    for model, entry in trust.publishers.items():
+        keys = _distinct(entry.keys)
+        if entry.threshold > len(keys):
+            raise ValueError(f"publisher of {model}: threshold {entry.threshold} cannot be met by {len(keys)} different keys")
+        publishers[model] = Publisher(keys, entry.threshold, entry.min_release_seq)
+    return publishers, _distinct(trust.hub_keys)
+
+
+def _distinct(pems: Sequence[str]) -> tuple[PublicKey, ...]:
+    keys = {key.id: key for key in (PublicKey.from_pem(pem) for pem in pems)}
+    return tuple(keys.values())
+
+
+def _tuf_key(key: PublicKey) -> Any:
+    return SSlibKey.from_crypto(key.to_crypto())
+
+
+def _signed_bytes(metadata: Metadata[Any], signers: Sequence[PrivateKey]) -> bytes:
+    for signer in signers:
+        metadata.sign(CryptoSigner(signer.to_crypto()), append=True)
+    return metadata.to_bytes() + b"\n"
+
+
+def _whole_utc(moment: datetime) -> datetime:
+    return moment.astimezone(UTC).replace(microsecond=0)
