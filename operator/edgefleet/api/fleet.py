@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from edgefleet.api.conditions import Conditions
 from edgefleet.api.meta import Kind, LabelSelector, Schema
@@ -17,8 +17,8 @@ class ModelRef(Schema):
 
     name: Name
 
-    model_config = {
-        "json_schema_extra": {
+    model_config = ConfigDict(
+        json_schema_extra={
             "x-kubernetes-validations": [
                 {
                     "rule": "self == oldSelf",
@@ -26,7 +26,7 @@ class ModelRef(Schema):
                 }
             ]
         }
-    }
+    )
 
 
 class PolicyRef(Schema):

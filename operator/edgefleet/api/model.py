@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from edgefleet.api.conditions import Conditions
 from edgefleet.api.meta import Kind, Schema
@@ -20,8 +20,8 @@ class Source(Schema):
     digest: Digest | None = None
     interval: Duration = "10m"
 
-    model_config = {
-        "json_schema_extra": {
+    model_config = ConfigDict(
+        json_schema_extra={
             "x-kubernetes-validations": [
                 {
                     "rule": "has(self.tag) != has(self.digest)",
@@ -29,7 +29,7 @@ class Source(Schema):
                 }
             ]
         }
-    }
+    )
 
 
 class KeyPolicy(Schema):

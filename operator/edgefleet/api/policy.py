@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from edgefleet.api.meta import Kind, LabelSelector, Schema
 from edgefleet.api.quantities import Duration, Name, Share
@@ -38,8 +38,8 @@ class Wave(Schema):
     soak: Soak | None = None
     on_inconclusive: OnInconclusive | None = None
 
-    model_config = {
-        "json_schema_extra": {
+    model_config = ConfigDict(
+        json_schema_extra={
             "x-kubernetes-validations": [
                 {
                     "rule": "has(self.sites) != has(self.percent)",
@@ -47,7 +47,7 @@ class Wave(Schema):
                 }
             ]
         }
-    }
+    )
 
 
 class HardChecks(Schema):
@@ -88,8 +88,8 @@ class RolloutPolicySpec(Schema):
     unreachable: Unreachable = Unreachable()
     progress_deadline: Duration = "24h"
 
-    model_config = {
-        "json_schema_extra": {
+    model_config = ConfigDict(
+        json_schema_extra={
             "x-kubernetes-validations": [
                 {
                     "rule": "self.waves.all(w, !has(w.percent)) || self.waves.filter(w, has(w.percent)).map(w, w.percent).isSorted()",
@@ -97,7 +97,7 @@ class RolloutPolicySpec(Schema):
                 }
             ]
         }
-    }
+    )
 
 
 class RolloutPolicy(Kind):

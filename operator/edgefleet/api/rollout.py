@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from edgefleet.api.conditions import Conditions
 from edgefleet.api.fleet import SiteCounts
@@ -49,8 +49,8 @@ class ModelRolloutSpec(Schema):
     plan: PlanRef
     control: Control = Control()
 
-    model_config = {
-        "json_schema_extra": {
+    model_config = ConfigDict(
+        json_schema_extra={
             "x-kubernetes-validations": [
                 {
                     "rule": "self.fleet == oldSelf.fleet && self.number == oldSelf.number"
@@ -59,7 +59,7 @@ class ModelRolloutSpec(Schema):
                 },
             ]
         }
-    }
+    )
 
 
 class WaveRecord(Schema):

@@ -28,7 +28,8 @@ class Hold(Schema):
 
 
 class Storage(Schema):
-    """The site's model store: how much it may hold, and how many revisions per fleet are kept beside the serving one and its predecessor."""
+    """The model store of a site: how much it may hold, and how many revisions per fleet it keeps (the serving one and its
+    predecessor among them)."""
 
     limit: Size = "20Gi"
     keep: Annotated[int, Field(ge=2, le=16)] = 2

@@ -1,7 +1,7 @@
 """A thin API client: get, list, create, apply, patch, delete. Who calls decides what an error means.
 
-Answers 429 and 5xx, and broken connections, are tried again a few times with jitter; a write that may have happened twice is safe,
-since all our writes are server-side applies, merge patches, or creates of named objects.
+Answers 429 and 5xx, and broken connections, are tried again a few times with jitter; a write that may have happened twice is
+safe, since all our writes are server-side applies, merge patches, or creates of named objects.
 """
 
 import asyncio

@@ -57,7 +57,10 @@ class _Event(BaseModel):
 
 
 class ListWatch(Generic[R]):
-    """`items` is current while `run()` runs; `synced` is set after the first list. `unreadable` names objects that do not fit the type."""
+    """Iterate for the records; current while `run()` runs, `synced` after the first list.
+
+    `unreadable` names the objects that do not fit the type, with the reason.
+    """
 
     def __init__(
         self,
@@ -94,6 +97,10 @@ class ListWatch(Generic[R]):
     def get(self, namespace: str, name: str) -> R | None:
         """One record, or None."""
         return self._items.get((namespace, name))
+
+    def observe(self, body: dict[str, Any]) -> None:
+        """Take in what a write of our own answered, so that the next decision reads it before the watch brings it."""
+        self._take(_Event(type="MODIFIED", object=body))
 
     async def run(self) -> None:
         """Keep the items current until cancelled. Never raises for what an API server may do."""
@@ -138,7 +145,9 @@ class ListWatch(Generic[R]):
         lines = self._api.watch_lines(self._resource, self._namespace, self._version, labels=self._labels, fields=self._fields)
         async for line in lines:
             self._touch()
-            self._take(_Event.model_validate_json(line))
+            event = _Event.model_validate_json(line)
+            self._take(event)
+            self._version = _Bare.model_validate(event.object).metadata.resource_version or self._version
 
     def _take(self, event: _Event) -> None:
         if event.type == "ERROR":
@@ -146,8 +155,10 @@ class ListWatch(Generic[R]):
                 raise Gone(410, "the watch expired")
             raise ApiError(int(event.object.get("code") or 0), str(event.object.get("message")))
         bare = _Bare.model_validate(event.object)
-        self._version = bare.metadata.resource_version or self._version
         if event.type == "BOOKMARK":
+            return
+        held = self._items.get(bare.key)
+        if held is not None and _is_older(bare.metadata.resource_version, held.metadata.resource_version):
             return
         record = None if event.type == "DELETED" else self._decode(event.object)
         old = self._items.pop(bare.key, None)
@@ -173,3 +184,8 @@ class ListWatch(Generic[R]):
 
     def _touch(self) -> None:
         self.last_contact = time.monotonic()
+
+
+def _is_older(version: str | None, held: str | None) -> bool:
+    # Resource versions are comparable as integers, by contract since Kubernetes 1.35 and in fact long before.
+    return bool(version and held and version.isdigit() and held.isdigit() and int(version) < int(held))
