@@ -1,0 +1,47 @@
+"""What all tests share: the lab and its parts, each started once, on demand, and ended with the session.
+
+What has to be built or downloaded is made before the first test, with a progress line, so that no test's time limit
+includes a compiler.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from tests.lab import binaries, cluster
+
+_LAB_TIMEOUT = 180  # seconds for the one test that starts the lab; the lab's own limits are shorter
+_PREPARE: dict[str, Callable[[], object]] = {"lab": binaries.fetch_control_plane}
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Builds or fetches what the chosen tests ask for by fixture name, and widens the first lab test's limit."""
+    if session.config.option.collectonly:
+        return
+    items = [item for item in session.items if isinstance(item, pytest.Function)]
+    capture = session.config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled():
+        for fixture, prepare in _PREPARE.items():
+            users = [item for item in items if fixture in item.fixturenames]
+            if users:
+                prepare()
+                if users[0].get_closest_marker("timeout") is None:
+                    users[0].add_marker(pytest.mark.timeout(_LAB_TIMEOUT))
+
+
+@pytest.fixture(scope="session")
+def lab() -> Iterator[cluster.Lab]:
+    """A hub (API server, controller-manager) and the sites `east` and `west`, shared by the whole session."""
+    parent = Path(tempfile.gettempdir()) / f"edgefleet-lab-tests-{os.getuid()}"
+    parent.mkdir(mode=0o700, exist_ok=True)
+    cluster.sweep(parent)
+    folder = Path(tempfile.mkdtemp(dir=parent))
+    running = cluster.Lab.start(folder)
+    try:
+        yield running
+    finally:
+        running.stop()
+        shutil.rmtree(folder)
