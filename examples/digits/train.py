@@ -1,0 +1,131 @@
+"""Trains the releases of the digits example and writes what `edgefleet model push` and `edgefleet golden push` take.
+
+    python -m examples.digits.train OUT
+
+    OUT/v1/fp32/{model.onnx,model-settings.json}     v1: few examples, fp32 only
+    OUT/v2/{fp32,int8}/...                           v2: all examples; int8 for hardware with VNNI
+    OUT/v3/fp32/...                                  v3: every label is off by one (a broken labelling job)
+    OUT/v6/fp32/...                                  v6: as v2, another seed
+    OUT/golden.jsonl                                 the exam, in the format of `edgefleet golden push`
+    OUT/live.jsonl                                   held-out digits for traffic.py, in the same format
+    OUT/scores.json                                  {"v1": {"fp32": 0.95}, ...}: share of the golden set answered rightly
+
+Runs in the environment of the model server (scikit-learn, skl2onnx, onnxruntime), takes seconds, and writes the same bytes for
+the same versions of these packages. Signing is not its matter: who trains does not hold the keys.
+"""
+
+import json
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+from examples.digits.data import Digits, Labels, Part, Pixels, split_digits
+from skl2onnx import to_onnx
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.neural_network import MLPClassifier
+
+INPUT, OUTPUT = "pixels", "label"
+SETTINGS = {"name": "digits", "implementation": "onnx_digits.OnnxModel", "parameters": {"uri": "./model.onnx"}}
+
+
+@dataclass(frozen=True)
+class Release:
+    """How one version is made. `examples` = how many of the training rows; `shift` is added to every label (modulo 10)."""
+
+    version: str
+    examples: int
+    seed: int
+    shift: int = 0
+    int8: bool = False
+
+
+RELEASES = (
+    Release("v1", examples=600, seed=1),
+    Release("v2", examples=898, seed=2, int8=True),
+    Release("v3", examples=898, seed=3, shift=1),
+    Release("v6", examples=898, seed=6),
+)
+
+
+def main(out: Path) -> None:
+    """Write everything under `out`."""
+    digits = split_digits()
+    scores = {release.version: _build(release, digits, out / release.version) for release in RELEASES}
+    _write_lines(out / "golden.jsonl", digits.golden)
+    _write_lines(out / "live.jsonl", digits.live)
+    (out / "scores.json").write_text(json.dumps(scores, indent=2) + "\n")
+    for version, variants in scores.items():
+        print(version, *(f"{name} {score:.1%}" for name, score in variants.items()))
+
+
+def _build(release: Release, digits: Digits, folder: Path) -> dict[str, float]:
+    rows = digits.train.first(release.examples)
+    network = MLPClassifier((32,), random_state=release.seed, learning_rate_init=0.005, max_iter=150)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # 150 rounds are enough for the score; the loss may still fall
+        network.fit(rows.pixels / 16, (rows.labels + release.shift) % 10)
+    # The division by 16 goes into the first layer, so that the graph takes pixels as they come.
+    network.coefs_[0] = network.coefs_[0] / 16
+    graph = to_onnx(network, rows.pixels[:1], options={"zipmap": False}, name="digits", target_opset=17)
+    graph.graph.input[0].name, old = INPUT, graph.graph.input[0].name
+    for node in graph.graph.node:
+        node.input[:] = [INPUT if name == old else name for name in node.input]
+    fp32 = _variant(folder / "fp32")
+    fp32.write_bytes(graph.SerializeToString())
+    files = {"fp32": fp32}
+    if release.int8:
+        files["int8"] = _variant(folder / "int8")
+        _quantise(fp32, files["int8"], rows.pixels)
+    return {name: _score(file, digits.golden) for name, file in files.items()}
+
+
+def _variant(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "model-settings.json").write_text(json.dumps(SETTINGS, indent=2) + "\n")
+    return folder / "model.onnx"
+
+
+def _quantise(fp32: Path, int8: Path, calibration: Pixels) -> None:
+    """Static int8 with ranges taken from training rows: both matrix products then run in 8-bit integers."""
+    # Imported late: it pulls in onnx and sympy and says so loudly.
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+    class Rows(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self._left: Iterator[dict[str, Pixels]] = ({INPUT: row[np.newaxis]} for row in calibration[:200])
+
+        def get_next(self) -> dict[str, Pixels] | None:
+            return next(self._left, None)
+
+    logging.getLogger().setLevel(logging.ERROR)
+    quantize_static(
+        fp32,
+        int8,
+        Rows(),
+        quant_format=QuantFormat.QOperator,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        op_types_to_quantize=["MatMul"],
+    )
+
+
+def _score(file: Path, part: Part) -> float:
+    session = ort.InferenceSession(file, providers=["CPUExecutionProvider"])
+    labels: Labels = session.run([OUTPUT], {INPUT: part.pixels})[0]
+    return float((labels == part.labels).mean())
+
+
+def _write_lines(path: Path, part: Part) -> None:
+    with path.open("w") as out:
+        for pixels, label in zip(part.pixels, part.labels, strict=True):
+            tensor = {"name": INPUT, "shape": [1, 64], "datatype": "FP32", "data": [float(pixel) for pixel in pixels]}
+            out.write(json.dumps({"inputs": [tensor], "expect": {"output": OUTPUT, "label": int(label)}}) + "\n")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
