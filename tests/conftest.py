@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from tests.lab import binaries, cluster
+from tests.lab.registry import Registry
 
 _LAB_TIMEOUT = 180  # seconds for the one test that starts the lab; the lab's own limits are shorter
 _PREPARE: dict[str, Callable[[], object]] = {"lab": binaries.fetch_control_plane}
@@ -45,3 +46,10 @@ def lab() -> Iterator[cluster.Lab]:
     finally:
         running.stop()
         shutil.rmtree(folder)
+
+
+@pytest.fixture
+def registry() -> Iterator[Registry]:
+    """An empty registry of its own for each test, with the referrers API and without logins."""
+    with Registry() as running:
+        yield running

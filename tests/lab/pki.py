@@ -58,17 +58,13 @@ class Authority:
         """A serving certificate for 127.0.0.1, ::1 and localhost."""
         addresses = [x509.IPAddress(ipaddress.ip_address(text)) for text in ("127.0.0.1", "::1")]
         names = [x509.DNSName("localhost"), x509.DNSName("kubernetes.default.svc")]
-        return self._issue(
-            name, _subject(name), ExtendedKeyUsageOID.SERVER_AUTH, x509.SubjectAlternativeName([*addresses, *names])
-        )
+        return self._issue(name, _subject(name), ExtendedKeyUsageOID.SERVER_AUTH, x509.SubjectAlternativeName([*addresses, *names]))
 
     def issue_client(self, user: str, groups: Sequence[str] = ()) -> Pair:
         """A client certificate: the API server reads CN as user and each O as group."""
         return self._issue(file_name(user), _subject(user, groups), ExtendedKeyUsageOID.CLIENT_AUTH, None)
 
-    def _issue(
-        self, stem: str, subject: x509.Name, use: x509.ObjectIdentifier, names: x509.SubjectAlternativeName | None
-    ) -> Pair:
+    def _issue(self, stem: str, subject: x509.Name, use: x509.ObjectIdentifier, names: x509.SubjectAlternativeName | None) -> Pair:
         ca_cert = x509.load_pem_x509_certificate(self.pair.cert.read_bytes())
         ca_key = serialization.load_pem_private_key(self.pair.key.read_bytes(), None)
         assert isinstance(ca_key, ec.EllipticCurvePrivateKey)
@@ -91,9 +87,7 @@ def make_signing_key(folder: Path) -> Pair:
     """The key pair that signs service account tokens; `cert` is the bare public key."""
     key = ec.generate_private_key(ec.SECP256R1())
     pair = Pair(folder / "service-accounts.pub", folder / "service-accounts.key")
-    pair.cert.write_bytes(
-        key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
-    )
+    pair.cert.write_bytes(key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo))
     write_private(pair.key, _key_pem(key))
     return pair
 
@@ -169,9 +163,7 @@ def _key_usage(**on: bool) -> x509.KeyUsage:
 
 
 def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
-    return key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
-    )
+    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption())
 
 
 def _write_pair(pair: Pair, cert: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> None:
