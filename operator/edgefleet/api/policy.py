@@ -18,7 +18,7 @@ class Approval(Schema):
 
 
 class Soak(Schema):
-    """How long a wave is watched. It passes after `min` with `minReported` of its sites heard; after `max` onInconclusive decides."""
+    """How long a wave is watched: it passes after `min` with `minReported` of its sites heard; after `max` onInconclusive decides."""
 
     min: Duration = "30m"
     max: Duration = "24h"
@@ -92,7 +92,7 @@ class RolloutPolicySpec(Schema):
         json_schema_extra={
             "x-kubernetes-validations": [
                 {
-                    "rule": "self.waves.all(w, !has(w.percent)) || self.waves.filter(w, has(w.percent)).map(w, w.percent).isSorted()",
+                    "rule": "self.waves.filter(w, has(w.percent)).map(w, w.percent).isSorted()",
                     "message": "waves[].percent is cumulative and must not fall from one wave to the next",
                 }
             ]

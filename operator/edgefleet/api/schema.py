@@ -1,7 +1,7 @@
 """From the pydantic kinds to CustomResourceDefinitions: structural schemas with bounds, CEL rules and printer columns.
 
-Decides how a kind looks to `kubectl`. Defaults stand only in specs: a default inside status would invent facts. What pydantic says
-in JSON Schema and a structural schema may not say (references, null, const, property names) is rewritten or dropped here.
+Decides how a kind looks to `kubectl`. Defaults stand only in specs: one inside status would invent facts. What pydantic says in JSON
+Schema and a structural schema may not say (references, null, const, property names) is rewritten or dropped here.
 """
 
 from dataclasses import dataclass
@@ -194,7 +194,7 @@ def custom_resource_definition(entry: KindEntry) -> dict[str, Any]:
                 "plural": entry.plural,
                 "singular": name.lower(),
                 "shortNames": list(entry.short),
-                "categories": ["edgefleet"],
+                "categories": ["edge"],
             },
             "scope": "Namespaced" if entry.namespaced else "Cluster",
             "versions": [version],
