@@ -11,11 +11,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.lab import binaries, cluster
+
+from tests.lab import binaries, cluster, server
 from tests.lab.registry import Registry
 
 _LAB_TIMEOUT = 180  # seconds for the one test that starts the lab; the lab's own limits are shorter
-_PREPARE: dict[str, Callable[[], object]] = {"lab": binaries.fetch_control_plane}
+_PREPARE: dict[str, Callable[[], object]] = {
+    "lab": binaries.fetch_control_plane,
+    "server_env": server.fetch_server_environment,
+}
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -53,3 +57,9 @@ def registry() -> Iterator[Registry]:
     """An empty registry of its own for each test, with the referrers API and without logins."""
     with Registry() as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def server_env() -> server.ServerEnvironment:
+    """The environment with MLServer and what trains the example models; start servers with `start_model_server`."""
+    return server.fetch_server_environment()
