@@ -1,0 +1,55 @@
+# Every target sets up what it needs; `make setup` only does it ahead of time.
+PY := .venv/bin/python
+STAMP := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test unit check format crds lock lab lab-down clean
+
+help: ## What can be made
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(STAMP): requirements.lock pyproject.toml
+	python3 -m venv .venv
+	$(PY) -m pip install --quiet --require-hashes -r requirements.lock
+	$(PY) -m pip install --quiet --no-deps --no-build-isolation -e .
+	touch $@
+
+setup: $(STAMP) ## Install everything, and build the control plane (about 7 minutes, once)
+	$(PY) -m tests.lab build
+
+demo: setup ## Roll a real signed model over a real fleet; KEEP=1 leaves it running
+	$(PY) -m examples.digits.demo $(if $(KEEP),--keep)
+
+test: setup ## All tests, on real servers
+	$(PY) -m pytest $(ARGS)
+
+unit: $(STAMP) ## The tests that need no server
+	$(PY) -m pytest tests/unit $(ARGS)
+
+check: $(STAMP) ## Format, lint, types, import rules, generated files, unit tests
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+	.venv/bin/lint-imports --no-logo
+	$(PY) -m pytest tests/unit -q
+
+format: $(STAMP) ## Format the code
+	$(PY) -m ruff format .
+	$(PY) -m ruff check --fix .
+
+crds: $(STAMP) ## Generate crds/ from operator/edgefleet/api
+	$(PY) -m edgefleet crds -o crds
+
+lock: $(STAMP) ## Resolve the dependencies again
+	$(PY) -m pip install --quiet uv
+	.venv/bin/uv pip compile pyproject.toml --group dev --universal --upgrade --generate-hashes \
+	  --no-header --no-annotate --no-emit-index-url --quiet -o requirements.lock
+
+lab: setup ## Start a hub and two site clusters, and print their KUBECONFIGs
+	$(PY) -m tests.lab up
+
+lab-down: $(STAMP) ## End the lab, whoever started it
+	$(PY) -m tests.lab down
+
+clean: lab-down ## End the lab and remove the environment
+	rm -rf .venv .lab
