@@ -1,0 +1,197 @@
+"""The site's stable address: writes Envoy's two files, and returns from a switch only when clients get the new revision.
+
+Files are replaced by rename, which is what Envoy watches. Clusters come before the routes that use them and go after the last request
+on them has been answered; a request is thus always sent to a revision that can answer it. What to route is decided elsewhere.
+"""
+
+import asyncio
+import json
+import logging
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from edgefleet.site.durable import write_durably
+from edgefleet.site.gateway_config import (
+    ADMIN_SOCKET,
+    TABLE_PATH,
+    Endpoint,
+    Target,
+    plan_bootstrap,
+    plan_clusters,
+    plan_routes,
+    read_table,
+    table_version,
+)
+from edgefleet.site.gateway_process import GatewayProcess, find_envoy
+
+log = logging.getLogger(__name__)
+
+START_SECONDS = 20.0
+SWITCH_SECONDS = 10.0
+DRAIN_SECONDS = 65.0
+RESTART_PAUSE_SECONDS = 1.0
+POLL_SECONDS = 0.005
+
+
+class GatewayDown(Exception):
+    """Envoy does not run or does not take our configuration. It is the site's fault."""
+
+    reason = "GatewayDown"
+
+
+class Gateway:
+    """One Envoy. `folder` keeps its files; several agents must not share it. Use it as an async context manager."""
+
+    def __init__(self, folder: Path, *, address: Endpoint, server: Endpoint, envoy: Path | None = None) -> None:
+        self._folder = folder
+        self._address = address
+        self._server = server
+        self._envoy = envoy
+        self._process = GatewayProcess(folder)
+        self._lock = asyncio.Lock()
+        self._draining: set[Target] = set()
+        self._table: dict[str, Target] = {}
+
+    async def __aenter__(self) -> "Gateway":
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # The socket's own path may be longer than the 107 bytes that a Unix address holds; one through an open folder is not.
+        self._handle = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+        connector = aiohttp.UnixConnector(path=f"/proc/self/fd/{self._handle}/{ADMIN_SOCKET}", force_close=True)
+        timeout = aiohttp.ClientTimeout(total=5)
+        self._admin = aiohttp.ClientSession(connector=connector, timeout=timeout)
+        self._front = aiohttp.ClientSession(timeout=timeout, trust_env=False)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._admin.close()
+        await self._front.close()
+        os.close(self._handle)
+
+    @property
+    def table(self) -> dict[str, Target]:
+        """What is routed now."""
+        return dict(self._table)
+
+    async def start(self) -> None:
+        """Find the running Envoy or start one, and wait until it answers. Raises GatewayDown, GatewayMissing."""
+        bootstrap = plan_bootstrap(
+            host=self._address.host,
+            port=self._address.port,
+            clusters_path=str((self._folder / "clusters.json").resolve()),
+            routes_path=str((self._folder / "routes.json").resolve()),
+        )
+        pid = self._process.find()
+        self._table = self._read_table()
+        if pid is None:
+            (self._folder / ADMIN_SOCKET).unlink(missing_ok=True)
+            self._write("bootstrap.json", bootstrap)
+            self._write("clusters.json", plan_clusters(self._table.values(), self._server))
+            self._write("routes.json", plan_routes(self._table))
+            pid = self._process.start(find_envoy(self._envoy))
+            log.info("gateway started: http port %d, pid %d", self._address.port, pid)
+        else:
+            self._require_same_address()
+        await self._wait(self._is_current, START_SECONDS, f"Envoy does not answer on {self._address.url}")
+
+    async def run(self) -> None:
+        """Keep Envoy running until cancelled; the end of this task is not the end of Envoy."""
+        while True:
+            pid = self._process.find()
+            if pid is not None:
+                await self._process.wait_for_end(pid)
+                log.error("the gateway ended: starting it again. %s", self._process.log_tail())
+            try:
+                await self.start()
+            except GatewayDown as error:
+                log.error("%s", error)
+                await asyncio.sleep(RESTART_PAUSE_SECONDS)
+
+    async def switch(self, model: str, revision: str | None) -> None:
+        """Route `model` to this revision, or to nothing; returns when every further request goes there. Raises GatewayDown."""
+        async with self._lock:
+            old = self._table.get(model)
+            new = Target(model, revision) if revision else None
+            if old == new:
+                return
+            table = {**self._table, model: new} if new else {name: one for name, one in self._table.items() if name != model}
+            if new:
+                self._draining.discard(new)
+                self._write("clusters.json", plan_clusters({*self._table.values(), *self._draining, new}, self._server))
+                await self._wait(lambda: self._knows(new), SWITCH_SECONDS, f"Envoy does not take the cluster {new.served_name}")
+            if old:
+                self._draining.add(old)
+            self._table = table
+            self._write("routes.json", plan_routes(table))
+            await self._wait(self._is_current, SWITCH_SECONDS, "Envoy does not take the routes")
+
+    async def drain(self, target: Target) -> None:
+        """Wait until no request is under way at a revision that is no longer routed to, then forget it with its counters.
+
+        After 65 s, more than any request may take here, it returns anyway.
+        """
+        if target in self._table.values():
+            raise ValueError(f"{target.served_name} is routed to: switch first")
+        try:
+            await self._wait(lambda: self._is_idle(target), DRAIN_SECONDS, f"requests to {target.served_name} do not end")
+        except GatewayDown as error:
+            log.warning("%s", error)
+        async with self._lock:
+            self._draining.discard(target)
+            self._write("clusters.json", plan_clusters({*self._table.values(), *self._draining}, self._server))
+
+    async def _knows(self, target: Target) -> bool:
+        clusters = await self._ask("/clusters", format="json")
+        return any(entry.get("name") == target.served_name for entry in clusters.get("cluster_statuses", ()))
+
+    async def _is_idle(self, target: Target) -> bool:
+        # A request that still waits for a connection is not active yet, but pending.
+        stats = await self._ask("/stats", format="json", filter=f"^cluster.{target.served_name}.upstream_rq_(pending_)?active$")
+        return all(entry["value"] == 0 for entry in stats.get("stats", ()) if "value" in entry)
+
+    async def _is_current(self) -> bool:
+        async with self._front.get(f"{self._address.url}{TABLE_PATH}") as answer:
+            shown = await answer.json(content_type=None)
+            return isinstance(shown, dict) and shown.get("version") == table_version(self._table)
+
+    async def _ask(self, path: str, **query: str) -> dict[str, Any]:
+        async with self._admin.get(f"http://admin{path}", params=query) as answer:
+            asked: dict[str, Any] = await answer.json(content_type=None)
+            return asked
+
+    async def _wait(self, holds: Callable[[], Awaitable[bool]], seconds: float, otherwise: str) -> None:
+        last = ""
+        try:
+            async with asyncio.timeout(seconds):
+                while True:
+                    try:
+                        if await holds():
+                            return
+                    except (aiohttp.ClientError, OSError, ValueError) as error:
+                        last = f": {error or type(error).__name__}"
+                    await asyncio.sleep(POLL_SECONDS)
+        except TimeoutError:
+            raise GatewayDown(f"{otherwise} within {seconds:g} s{last}. {self._process.log_tail()}".strip()) from None
+
+    def _read_table(self) -> dict[str, Target]:
+        try:
+            return read_table(json.loads((self._folder / "routes.json").read_bytes()))
+        except FileNotFoundError:
+            return {}
+        except ValueError as error:
+            raise GatewayDown(f"{self._folder / 'routes.json'}: {error}; remove it") from error
+
+    def _require_same_address(self) -> None:
+        running = json.loads((self._folder / "bootstrap.json").read_bytes())
+        address = running["static_resources"]["listeners"][0]["address"]["socket_address"]
+        if address["port_value"] != self._address.port:
+            raise GatewayDown(
+                f"the running gateway listens on port {address['port_value']}, this agent was told {self._address.port}: "
+                "run `edgefleet gateway stop` first"
+            )
+
+    def _write(self, name: str, content: dict[str, Any]) -> None:
+        write_durably(self._folder / name, json.dumps(content).encode())

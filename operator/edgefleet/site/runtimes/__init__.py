@@ -1,0 +1,46 @@
+"""Runtimes: how a site starts a revision, asks it, and stops it. One port; `repository` is the first that obeys it.
+
+A revision is known to its runtime as `<model>--<rev8>`, so that two of a model live side by side. What to start when is decided in the
+reconciler; which of them clients reach is the gateway's.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+
+class ServerUnreachable(Exception):
+    """The model server does not answer: the site's fault."""
+
+    reason = "ServerUnreachable"
+
+
+class LoadFailed(Exception):
+    """The server answered that it cannot load these files: the revision's fault."""
+
+    reason = "LoadFailed"
+
+
+class ServingConfigMissing(Exception):
+    """The artifact lacks the file that tells the server how to serve it, or it cannot be read: the revision's fault."""
+
+    reason = "ServingConfigMissing"
+
+
+class Runtime(Protocol):
+    """What the reconciler needs. All methods may be cancelled at any await, and called again."""
+
+    async def place(self, name: str, files: Mapping[str, Path]) -> None:
+        """Give the files (name in the artifact to verified bytes on disk) to the server. Raises ServingConfigMissing, OSError."""
+
+    async def load(self, name: str) -> None:
+        """Begin to serve; a served name is left alone. Returns when the server has taken it. Raises LoadFailed, ServerUnreachable."""
+
+    async def is_ready(self, name: str) -> bool:
+        """Whether it would answer now. Raises ServerUnreachable."""
+
+    async def infer(self, name: str, request: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """The Open Inference answer, or None when it answers with an error. Raises ServerUnreachable."""
+
+    async def unload(self, name: str) -> None:
+        """Stop serving and take the files back; an unknown name is fine. Raises ServerUnreachable, OSError."""

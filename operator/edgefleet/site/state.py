@@ -1,0 +1,132 @@
+"""What a site must not forget: per fleet the sequence floor and what serves; the bundle version and the latest time seen.
+
+Every change is on disk before it is acted on (fsync + rename). Losing this file means that an old order could come back, so one that
+cannot be read stops the agent instead of being replaced. What to do with these facts is decided in core/site.py.
+"""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError
+
+from edgefleet.api.assignment import OrderAction
+from edgefleet.api.meta import Schema
+from edgefleet.api.quantities import RevisionHash
+from edgefleet.core.site import FleetMemory
+from edgefleet.site.durable import Checkpoint, no_checkpoint, write_durably
+
+
+class Failure(Schema):
+    """Why the revision of the order with this sequence failed here. It is not tried again under that sequence."""
+
+    sequence: int
+    revision: RevisionHash
+    reason: str
+    message: str
+    golden_score: str = ""
+    at: datetime
+
+
+class FleetState(Schema):
+    """One fleet. `floor` and `accepted_*` are the newest order accepted; `active` is what the gateway routes to."""
+
+    floor: int = 0
+    accepted_action: OrderAction | None = None
+    accepted_revision: RevisionHash | None = None
+    model: str = ""
+    active: RevisionHash | None = None
+    active_since: datetime | None = None
+    golden_score: str = ""
+    previous: RevisionHash | None = None
+    withdrawn_at: datetime | None = None
+    failure: Failure | None = None
+
+    def to_memory(self) -> FleetMemory:
+        """The part that decisions read."""
+        return FleetMemory(
+            floor=self.floor,
+            accepted=(self.accepted_action, self.accepted_revision) if self.accepted_action else None,
+            active=self.active,
+            previous=self.previous,
+            failed_at=self.failure.sequence if self.failure else None,
+        )
+
+
+class SiteState(Schema):
+    """The whole file. `fleets` is by `<namespace>/<name>`."""
+
+    format_version: Literal[1] = 1
+    site: str
+    bundle_version: Annotated[int, Field(ge=0)] = 0
+    latest_time: datetime = datetime.fromtimestamp(0, UTC)
+    fleets: dict[str, FleetState] = Field(default_factory=dict)
+
+
+class StateUnreadable(Exception):
+    """The state file is damaged, or another site's. Starting without it would forget the sequence floors."""
+
+
+class StateFile:
+    """The state in memory and on disk. Every method that changes it returns only when the change is on disk."""
+
+    def __init__(self, path: Path, state: SiteState, checkpoint: Checkpoint = no_checkpoint) -> None:
+        self._path = path
+        self._state = state
+        self._checkpoint = checkpoint
+
+    @classmethod
+    def open(cls, path: Path, *, site: str, checkpoint: Checkpoint = no_checkpoint) -> "StateFile":
+        """Read the file, or begin with nothing. Raises StateUnreadable."""
+        if not path.exists():
+            return cls(path, SiteState(site=site), checkpoint)
+        try:
+            state = SiteState.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise StateUnreadable(
+                f"{path} cannot be read ({'.'.join(map(str, first['loc']))}: {first['msg']}). Restore it from a backup; removing it "
+                "makes this site accept old orders again"
+            ) from error
+        if state.site != site:
+            raise StateUnreadable(f"{path} is the state of site {state.site!r}, not of {site!r}: give each site a folder of its own")
+        return cls(path, state, checkpoint)
+
+    @property
+    def fleets(self) -> Mapping[str, FleetState]:
+        """All fleets that this site has ever accepted an order of."""
+        return self._state.fleets
+
+    @property
+    def bundle_version(self) -> int:
+        """The highest version of the trust bundle that was acted on."""
+        return self._state.bundle_version
+
+    def fleet(self, fleet: str) -> FleetState:
+        """One fleet, empty if unknown."""
+        return self._state.fleets.get(fleet, FleetState())
+
+    def holders(self) -> dict[str, str]:
+        """Which fleet serves each model here."""
+        return {state.model: fleet for fleet, state in self._state.fleets.items() if state.active}
+
+    def now(self) -> datetime:
+        """The wall clock, or the latest time seen here if the clock was set back."""
+        return max(datetime.now(UTC), self._state.latest_time)
+
+    def change_fleet(self, fleet: str, **changes: Any) -> FleetState:
+        """Change some fields of one fleet; the time of now is remembered with it."""
+        changed = FleetState.model_validate(self.fleet(fleet).model_copy(update=changes).model_dump())
+        self._write(fleets={**self._state.fleets, fleet: changed}, latest_time=self.now())
+        return changed
+
+    def raise_bundle_version(self, version: int) -> None:
+        """Remember that a bundle was acted on; never goes down."""
+        if version > self._state.bundle_version:
+            self._write(bundle_version=version, latest_time=self.now())
+
+    def _write(self, **changes: Any) -> None:
+        changed = self._state.model_copy(update=changes)
+        write_durably(self._path, changed.model_dump_json(by_alias=True, exclude_none=True, indent=1).encode(), checkpoint=self._checkpoint)
+        self._state = changed

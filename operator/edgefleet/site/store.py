@@ -1,0 +1,170 @@
+"""The site's model store: blobs by digest, and one record per complete revision with the evidence that made it believed.
+
+    blobs/<hex>            verified bytes, read-only; `<hex>.part` beside it is a download that may be resumed
+    revisions/<hash>.json  written last: a revision is complete when this file is there
+
+A crash at any point leaves complete revisions complete; what belongs to none is removed by the next `reserve`. Which revisions go is
+decided in core/site.py; who may be believed is left to prefetch.py.
+"""
+
+import hashlib
+import threading
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError
+
+from edgefleet.api.assignment import FrozenRevision
+from edgefleet.api.meta import Schema
+from edgefleet.api.quantities import Digest, parse_size
+from edgefleet.api.site import Storage
+from edgefleet.core.site import StoredRevision, plan_retention
+from edgefleet.site.durable import Checkpoint, no_checkpoint, sync_folder, write_durably
+
+
+class StoreFull(Exception):
+    """The wanted revision does not fit under the limit beside what must stay."""
+
+    reason = "StoreFull"
+
+
+class StoredBlob(Schema):
+    """One blob. `name` is the file's name in the artifact, empty for evidence."""
+
+    digest: Digest
+    size: Annotated[int, Field(ge=0)]
+    name: Annotated[str, Field(max_length=255)] = ""
+
+
+class RevisionRecord(Schema):
+    """A complete revision: what was ordered, its files, and its evidence (index, manifests, signature bundles, golden set)."""
+
+    format_version: Literal[1] = 1
+    fleet: str
+    revision: FrozenRevision
+    files: tuple[StoredBlob, ...]
+    index: StoredBlob
+    manifest: StoredBlob
+    bundles: tuple[StoredBlob, ...]
+    golden_manifest: StoredBlob | None = None
+    golden_lines: StoredBlob | None = None
+    golden_bundles: tuple[StoredBlob, ...] = ()
+    used_at: datetime
+
+    def blobs(self) -> dict[str, int]:
+        """All that it needs, digest to bytes."""
+        singles = [blob for blob in (self.index, self.manifest, self.golden_manifest, self.golden_lines) if blob]
+        return {blob.digest: blob.size for blob in (*self.files, *self.bundles, *self.golden_bundles, *singles)}
+
+
+class Store:
+    """Safe for threads. `folder` is made if absent."""
+
+    def __init__(self, folder: Path, checkpoint: Checkpoint = no_checkpoint) -> None:
+        self._blobs = folder / "blobs"
+        self._revisions = folder / "revisions"
+        self._checkpoint = checkpoint
+        self._lock = threading.RLock()
+        self._writing: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._reserved: dict[str, dict[str, int]] = {}
+        for part in (self._blobs, self._revisions):
+            part.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for leftover in (*self._blobs.glob("*.new"), *self._revisions.glob("*.new")):
+            leftover.unlink()
+
+    def path(self, digest: str) -> Path:
+        """Where a blob is, or would be."""
+        return self._blobs / digest.removeprefix("sha256:")
+
+    def find(self, revision: str) -> RevisionRecord | None:
+        """The record of a complete revision; a damaged one counts as absent, and its blobs are fetched again."""
+        try:
+            return RevisionRecord.model_validate_json((self._revisions / f"{revision}.json").read_bytes())
+        except (FileNotFoundError, ValidationError):
+            return None
+
+    def records(self) -> list[RevisionRecord]:
+        """All complete revisions."""
+        found = (self.find(path.stem) for path in sorted(self._revisions.glob("*.json")))
+        return [record for record in found if record is not None]
+
+    @contextmanager
+    def writing(self, digest: str) -> Iterator[Path]:
+        """Exclusive use of a blob's place: two fleets may want the same one."""
+        with self._lock:
+            lock = self._writing[digest]
+        with lock:
+            yield self.path(digest)
+
+    def put(self, data: bytes, name: str = "") -> StoredBlob:
+        """Store bytes that were verified in memory. Raises OSError."""
+        digest = "sha256:" + hashlib.sha256(data).hexdigest()
+        with self.writing(digest) as path:
+            if not path.exists() or path.read_bytes() != data:
+                write_durably(path, data, mode=0o400, checkpoint=self._checkpoint)
+        return StoredBlob(digest=digest, size=len(data), name=name)
+
+    def read(self, blob: StoredBlob) -> bytes | None:
+        """A blob's bytes, or None when it is absent or damaged. For evidence, which is small."""
+        try:
+            data = self.path(blob.digest).read_bytes()
+        except FileNotFoundError:
+            return None
+        return data if "sha256:" + hashlib.sha256(data).hexdigest() == blob.digest else None
+
+    def complete(self, record: RevisionRecord) -> None:
+        """Say that all blobs of a revision are there. Raises OSError."""
+        for blob in record.files:
+            self.path(blob.digest).chmod(0o400)
+        with self._lock:
+            data = record.model_dump_json(by_alias=True, exclude_none=True).encode()
+            write_durably(self._revisions / f"{record.revision.hash}.json", data, checkpoint=self._checkpoint)
+            self._reserved.pop(record.fleet, None)
+
+    def reserve(self, fleet: str, wanted: Mapping[str, int], *, protected: Iterable[str], storage: Storage) -> list[str]:
+        """Make room for the blobs of a revision that is about to be fetched; returns the revisions that had to go.
+
+        Raises StoreFull (then nothing is removed) and OSError.
+        """
+        with self._lock:
+            self._reserved[fleet] = dict(wanted)
+            needed = {digest: size for reserved in self._reserved.values() for digest, size in reserved.items()}
+            limit = parse_size(storage.limit)
+            plan = plan_retention(self._stored(), protected=protected, keep=storage.keep, limit=limit, wanted=needed)
+            if not plan.fits:
+                del self._reserved[fleet]
+                raise StoreFull(
+                    f"{sum(wanted.values())} bytes do not fit under storage.limit {storage.limit} beside the revisions that must stay: "
+                    "raise the limit of this site"
+                )
+            self._remove(plan.remove)
+            return list(plan.remove)
+
+    def tidy(self, fleet: str, *, protected: Iterable[str], storage: Storage) -> list[str]:
+        """After a switch: remove what is no longer kept; returns these revisions. Raises OSError."""
+        with self._lock:
+            self._reserved.pop(fleet, None)
+            plan = plan_retention(self._stored(), protected=protected, keep=storage.keep, limit=parse_size(storage.limit))
+            self._remove(plan.remove)
+            return list(plan.remove)
+
+    def _stored(self) -> list[StoredRevision]:
+        return [StoredRevision(one.revision.hash, one.fleet, one.blobs(), one.used_at) for one in self.records()]
+
+    def _remove(self, revisions: Iterable[str]) -> None:
+        # Records first: a revision without its record is incomplete, one without a blob would be a lie.
+        for revision in revisions:
+            self._checkpoint(f"remove record {revision}")
+            (self._revisions / f"{revision}.json").unlink(missing_ok=True)
+        sync_folder(self._revisions)
+        needed = {digest for reserved in self._reserved.values() for digest in reserved}
+        for record in self.records():
+            needed |= record.blobs().keys()
+        for path in self._blobs.iterdir():
+            if "sha256:" + path.name.removesuffix(".part") not in needed and not path.name.endswith(".new"):
+                self._checkpoint(f"remove blob {path.name}")
+                path.unlink(missing_ok=True)
