@@ -12,13 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab import binaries, cluster, server
+from tests.lab import binaries, cluster, debian, server
+from tests.lab.docker_registry import DockerRegistry, start_docker_registry
 from tests.lab.registry import Registry
 
 _LAB_TIMEOUT = 180  # seconds for the one test that starts the lab; the lab's own limits are shorter
 _PREPARE: dict[str, Callable[[], object]] = {
     "lab": binaries.fetch_control_plane,
     "server_env": server.fetch_server_environment,
+    "cosign": debian.fetch_cosign,
+    "docker_registry": debian.fetch_docker_registry,
 }
 
 
@@ -57,6 +60,22 @@ def registry() -> Iterator[Registry]:
     """An empty registry of its own for each test, with the referrers API and without logins."""
     with Registry() as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def docker_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DockerRegistry]:
+    """The real docker-registry, which has no referrers API; shared, so repositories need names of their own."""
+    running = start_docker_registry(tmp_path_factory.mktemp("docker-registry"))
+    try:
+        yield running
+    finally:
+        running.stop()
+
+
+@pytest.fixture(scope="session")
+def cosign() -> Path:
+    """The binary of cosign 3; `tests.lab.cosign.Cosign` knows the flags that keep it off line."""
+    return debian.fetch_cosign()
 
 
 @pytest.fixture(scope="session")

@@ -83,7 +83,7 @@ def start_model_server(
         "debug": False,
     }
     (repository / "settings.json").write_text(json.dumps(settings))
-    command = [environment.python, "-m", "mlserver.cli.main", "start", str(repository)]
+    command: list[str | Path] = [environment.python, "-m", "mlserver.cli.main", "start", str(repository)]
     url = f"http://127.0.0.1:{http}"
     process = start_process(run, name, command, env=_environment(runtime), cwd=repository)
     try:
