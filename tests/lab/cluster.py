@@ -37,6 +37,9 @@ from tests.lab.progress import say
 HUB = "hub"
 DEFAULT_SITES = ("east", "west")
 READY_LIMIT = 120.0  # seconds; 3 s on an idle machine, but 30 s were seen on a busy one
+# Lock of a lab's folder, and the sign that it is one: nothing is deleted in a folder without it.
+_MARK = ".edgefleet-lab"
+_DATA = ("etcd", "clusters", "run")
 _CONTROLLERS = (
     "certificatesigningrequest-signing-controller",
     "certificatesigningrequest-approving-controller",
@@ -127,7 +130,8 @@ class Lab:
         """
         folder = folder.resolve()
         plane = fetch_control_plane()
-        with locked(folder / "lock"):
+        _check_folder(folder)
+        with locked(folder / _MARK):
             running = list_processes(folder / "run")
             if running:
                 raise LabError(
@@ -198,9 +202,9 @@ def name_sites(count: int) -> list[str]:
 def down(folder: Path) -> list[str]:
     """Ends the lab in `folder`, also one whose starter crashed; names of the processes ended, empty if none ran."""
     folder = folder.resolve()
-    if not folder.is_dir():
+    if not (folder / _MARK).exists():
         return []
-    with locked(folder / "lock"):
+    with locked(folder / _MARK):
         ended = _end(folder)
         _remove_data(folder, keep_logs=True)
         return ended
@@ -349,6 +353,12 @@ def _check_names(sites: Sequence[str]) -> None:
         raise LabError(f"sites {list(sites)}: allowed are different names of lower-case letters and digits other than {HUB!r}")
 
 
+def _check_folder(folder: Path) -> None:
+    foreign = [] if (folder / _MARK).exists() else [name for name in _DATA if (folder / name).exists()]
+    if foreign:
+        raise LabError(f"{folder} is no lab, but holds {', '.join(foreign)}, which a lab would overwrite: choose another --dir")
+
+
 def _end(folder: Path) -> list[str]:
     running = list_processes(folder / "run")
     # etcd goes last: an API server that has lost it waits for it instead of ending.
@@ -358,8 +368,9 @@ def _end(folder: Path) -> list[str]:
 
 
 def _remove_data(folder: Path, keep_logs: bool = False) -> None:
-    for name in ("etcd", "clusters", *(() if keep_logs else ("run",))):
-        shutil.rmtree(folder / name, ignore_errors=True)
+    for name in _DATA:
+        if not (keep_logs and name == "run"):
+            shutil.rmtree(folder / name, ignore_errors=True)
     (folder / "lab.json").unlink(missing_ok=True)
 
 
