@@ -1,0 +1,168 @@
+"""The loop over EdgeFleets: gather the facts, decide, act, summarise, and write each status once.
+
+One pass covers a fleet and its active run. Facts about people's objects are read fresh; facts about sites come from the inventory. An
+action that meets a changed object (Conflict) ends the pass, and the next one looks again.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+from edgefleet.api.fleet import EdgeFleet
+from edgefleet.api.meta import FINALIZER
+from edgefleet.api.policy import HardChecks
+from edgefleet.core.actions import (
+    Action,
+    AdoptRun,
+    AdoptSite,
+    AssignSite,
+    EndRun,
+    ForgetRun,
+    ReleaseFleet,
+    RenewSite,
+    StartRun,
+    WithdrawSite,
+)
+from edgefleet.core.facts import FleetFacts, FleetKey
+from edgefleet.core.fleet import decide_fleet
+from edgefleet.core.status import summarise_fleet
+from edgefleet.hub.assignments import AssignmentWriter, Task
+from edgefleet.hub.gathering import Gatherer
+from edgefleet.hub.queue import until
+from edgefleet.hub.runs import Runs
+from edgefleet.hub.settings import FIELD_MANAGER, Settings
+from edgefleet.kube.client import Api
+from edgefleet.kube.errors import Conflict, NotFound
+from edgefleet.kube.resources import EDGE_FLEETS
+
+log = logging.getLogger(__name__)
+
+STATUS_SPACING_SECONDS = 1.0
+
+
+class Fleets:
+    """Reconciles EdgeFleets."""
+
+    def __init__(self, api: Api, gatherer: Gatherer, writer: AssignmentWriter, runs: Runs, settings: Settings) -> None:
+        self._api = api
+        self._gatherer = gatherer
+        self._writer = writer
+        self._runs = runs
+        self._writers = asyncio.Semaphore(settings.writers)
+        self._written: dict[FleetKey, float] = {}
+
+    async def reconcile(self, key: FleetKey) -> timedelta | None:
+        """One pass over one fleet. Returns when time alone will change the decision."""
+        gathered = await self._gatherer.gather(key)
+        if gathered is None:
+            self._written.pop(key, None)
+            return None
+        fleet, facts = gathered
+        await self._apply_finalizer(fleet)
+        now = datetime.now(UTC)
+        decision = decide_fleet(facts, now)
+        try:
+            # The record comes first: a wave's opening, and the turn to go back, are known before the first site is touched.
+            if decision.rollout is not None and decision.run:
+                await self._runs.apply_status(key, decision.run, decision.rollout.status)
+            await self._act(facts, decision.actions)
+        except Conflict as conflict:
+            log.info("fleet %s: %s; looking again", key, conflict)
+            return timedelta(0)
+        if decision.again:
+            return timedelta(0)
+        status = summarise_fleet(facts, decision, old=fleet.status, now=now)
+        wanted = until(decision.wake_at, now)
+        if status != fleet.status:
+            # Counters change with every site; a status is written at once when its conditions do, else once a second.
+            wait = self._written.get(key, 0.0) + STATUS_SPACING_SECONDS - time.monotonic()
+            if status.conditions == fleet.status.conditions and wait > 0:
+                return min(wanted, timedelta(seconds=wait)) if wanted is not None else timedelta(seconds=wait)
+            body = {"metadata": {"name": key.name, "namespace": key.namespace}, "status": status.to_json_dict()}
+            try:
+                await self._api.apply(EDGE_FLEETS, body, manager=FIELD_MANAGER, subresource="status")
+            except NotFound:
+                return None
+            self._written[key] = time.monotonic()
+        return wanted
+
+    async def _apply_finalizer(self, fleet: EdgeFleet) -> None:
+        wanted = fleet.spec.on_delete == "Withdraw"
+        held = FINALIZER in fleet.metadata.finalizers
+        if fleet.metadata.deletion_timestamp is None and wanted != held:
+            await self._set_finalizer(fleet, wanted)
+
+    async def _set_finalizer(self, fleet: EdgeFleet, present: bool) -> None:
+        others = [name for name in fleet.metadata.finalizers if name != FINALIZER]
+        meta = {
+            "finalizers": [*others, FINALIZER] if present else others,
+            "resourceVersion": fleet.metadata.resource_version,
+        }
+        await self._api.patch(EDGE_FLEETS, fleet.metadata.name, fleet.metadata.namespace, {"metadata": meta})
+
+    async def _act(self, facts: FleetFacts, actions: Sequence[Action]) -> None:
+        """Runs first and in order; then the sites, several at once."""
+        sites = []
+        for action in actions:
+            match action:
+                case AssignSite() | WithdrawSite() | RenewSite() | AdoptSite():
+                    task = self._task(facts, action)
+                    if task is not None:
+                        sites.append(self._write(facts, task))
+                case StartRun():
+                    await self._runs.start(facts.key, action)
+                case AdoptRun():
+                    await self._runs.adopt(facts.key, action)
+                case EndRun():
+                    await self._runs.end(facts.key, action)
+                case ForgetRun():
+                    await self._runs.forget(facts.key, action.run)
+                case ReleaseFleet():
+                    await self._release(facts.key)
+        # All are tried: one site's trouble must not hold up the others.
+        for outcome in await asyncio.gather(*sites, return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                raise outcome
+
+    async def _write(self, facts: FleetFacts, task: Task) -> None:
+        async with self._writers:
+            await self._writer.apply(facts.key, facts.spec.model_ref.name, task)
+
+    def _task(self, facts: FleetFacts, action: AssignSite | WithdrawSite | RenewSite | AdoptSite) -> Task | None:
+        match action:
+            case AssignSite(site, revision, variant, run):
+                return Task(site, revision, variant, run, _checks(facts, revision.hash))
+            case AdoptSite(site, revision, variant, sequence):
+                return Task(site, revision, variant, None, _checks(facts, revision.hash), sequence)
+            case WithdrawSite(site, run):
+                return Task(site, run=run)
+            case RenewSite(site):
+                return _renewal(facts, site)
+
+    async def _release(self, key: FleetKey) -> None:
+        try:
+            fleet = EdgeFleet.parse(await self._api.get(EDGE_FLEETS, key.name, key.namespace))
+        except NotFound:
+            return
+        await self._set_finalizer(fleet, present=False)
+
+
+def _checks(facts: FleetFacts, revision: str) -> HardChecks:
+    """The hard checks that came with the revision: those of its newest run."""
+    runs = sorted((run for run in facts.runs if run.revision.hash == revision), key=lambda run: -run.number)
+    return runs[0].policy.hard_checks if runs else HardChecks()
+
+
+def _renewal(facts: FleetFacts, site: str) -> Task | None:
+    """The same assignment once more, under the same sequence. None when what it runs is not known any more."""
+    held = next((facts_of.assignment for facts_of in facts.sites if facts_of.name == site), None)
+    if held is None:
+        return None
+    if held.action == "Withdraw":
+        return Task(site, run=held.run, sequence=held.sequence)
+    revision = next((run.revision for run in facts.runs if run.revision.hash == held.revision), None)
+    if revision is None:
+        return None
+    return Task(site, revision, held.variant, held.run, _checks(facts, revision.hash), held.sequence)

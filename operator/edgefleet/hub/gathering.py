@@ -1,0 +1,176 @@
+"""Gathering: what core.fleet decides from, for one fleet, read at one moment. Nothing is decided here.
+
+People's objects and the runs come fresh from the API server; sites, Leases and assignments from the inventory's list-watches; plans are
+immutable, so they are read once.
+"""
+
+from datetime import UTC, datetime
+
+from edgefleet.api.assignment import assignment_name
+from edgefleet.api.fleet import EdgeFleet
+from edgefleet.api.meta import FLEET_LABEL, OUTCOME_LABEL, RUN_LABEL, parse_time, site_namespace
+from edgefleet.api.model import EdgeModel
+from edgefleet.api.policy import STANDARD_POLICY, RolloutPolicy, RolloutPolicySpec
+from edgefleet.api.rollout import ModelRollout
+from edgefleet.core.facts import (
+    AssignmentFacts,
+    Claim,
+    FleetFacts,
+    FleetKey,
+    ModelFacts,
+    PlannedSite,
+    ReportFacts,
+    RunFacts,
+    SiteFacts,
+)
+from edgefleet.hub.inventory import Inventory
+from edgefleet.hub.models import model_facts
+from edgefleet.hub.plans import fetch_plan
+from edgefleet.hub.records import AssignmentRecord, SiteRecord
+from edgefleet.kube.client import Api
+from edgefleet.kube.errors import NotFound
+from edgefleet.kube.resources import EDGE_FLEETS, EDGE_MODELS, MODEL_ROLLOUTS, ROLLOUT_POLICIES
+
+
+class Gatherer:
+    """`fleets` are all EdgeFleets as last seen: their claims on sites matter to each other."""
+
+    def __init__(self, api: Api, inventory: Inventory, fleets: dict[FleetKey, EdgeFleet]) -> None:
+        self._api = api
+        self._inventory = inventory
+        self._fleets = fleets
+        self._plans: dict[str, tuple[PlannedSite, ...]] = {}
+
+    async def gather(self, key: FleetKey) -> tuple[EdgeFleet, FleetFacts] | None:
+        """The fleet and its facts; None if the fleet is gone."""
+        try:
+            fleet = EdgeFleet.parse(await self._api.get(EDGE_FLEETS, key.name, key.namespace))
+        except NotFound:
+            self._fleets.pop(key, None)
+            return None
+        self._fleets[key] = fleet
+        by_site = self._assignments_by_site(fleet.spec.model_ref.name)
+        return fleet, FleetFacts(
+            key=key,
+            spec=fleet.spec,
+            created_at=fleet.metadata.creation_timestamp or datetime.now(UTC),
+            namespace_labels=self._inventory.namespace_labels(key.namespace),
+            model=await self._model(fleet),
+            policy=await self._policy(fleet),
+            runs=await self._runs(key),
+            sites=tuple(self._site(key, record, by_site.get(record.metadata.name, ())) for record in self._inventory.sites),
+            deleting=fleet.metadata.deletion_timestamp is not None,
+            generation=fleet.metadata.generation,
+        )
+
+    async def _model(self, fleet: EdgeFleet) -> ModelFacts | None:
+        try:
+            return model_facts(EdgeModel.parse(await self._api.get(EDGE_MODELS, fleet.spec.model_ref.name, fleet.metadata.namespace)))
+        except NotFound:
+            return None
+
+    async def _policy(self, fleet: EdgeFleet) -> RolloutPolicySpec | None:
+        if fleet.spec.rollout_policy_ref is None:
+            return STANDARD_POLICY
+        try:
+            body = await self._api.get(ROLLOUT_POLICIES, fleet.spec.rollout_policy_ref.name, fleet.metadata.namespace)
+        except NotFound:
+            return None
+        return RolloutPolicy.parse(body).spec
+
+    async def _runs(self, key: FleetKey) -> tuple[RunFacts, ...]:
+        bodies = await self._api.list(MODEL_ROLLOUTS, key.namespace, labels=f"{FLEET_LABEL}={key.name}")
+        runs = [ModelRollout.parse(body) for body in bodies]
+        return tuple([await self._run(run) for run in runs if run.spec.fleet == key.name])
+
+    async def _run(self, run: ModelRollout) -> RunFacts:
+        labelled = run.metadata.labels.get(OUTCOME_LABEL)
+        outcome = run.status.outcome or labelled
+        return RunFacts(
+            name=run.metadata.name,
+            number=run.spec.number,
+            revision=run.spec.revision,
+            policy=run.spec.policy,
+            control=run.spec.control,
+            status=run.status,
+            created_at=run.metadata.creation_timestamp or datetime.now(UTC),
+            outcome=outcome,  # type: ignore[arg-type]
+            plan=() if outcome else await self._plan(run),
+            generation=run.metadata.generation,
+        )
+
+    async def _plan(self, run: ModelRollout) -> tuple[PlannedSite, ...]:
+        ref = run.spec.plan
+        if ref.hash not in self._plans:
+            self._plans[ref.hash] = await fetch_plan(self._api, run.metadata.namespace or "", ref)
+        return self._plans[ref.hash]
+
+    def _assignments_by_site(self, model: str) -> dict[str, list[AssignmentRecord]]:
+        by_site: dict[str, list[AssignmentRecord]] = {}
+        for record in self._inventory.assignments:
+            if record.spec.model == model:
+                by_site.setdefault(record.site, []).append(record)
+        return by_site
+
+    def _site(self, key: FleetKey, record: SiteRecord, held: list[AssignmentRecord] | tuple[()]) -> SiteFacts:
+        name = record.metadata.name
+        own = self._inventory.assignments.get(site_namespace(name), assignment_name(key.namespace, key.name))
+        report = self._inventory.fleet_report(name, key)
+        about = self._inventory.site_report(name)
+        return SiteFacts(
+            name=name,
+            spec=record.spec,
+            labels=dict(record.metadata.labels),
+            deleting=record.metadata.deletion_timestamp is not None,
+            hardware=about.hardware if about else None,
+            last_heard=self._inventory.last_heard(name),
+            renew_seconds=self._inventory.renew_seconds(name),
+            assignment=assignment_facts(own) if own else None,
+            report=ReportFacts(report.revision, report.sequence, report.floor, report.active_since) if report else None,
+            claims=self._claims(key, record, held),
+        )
+
+    def _claims(self, key: FleetKey, site: SiteRecord, held: list[AssignmentRecord] | tuple[()]) -> tuple[Claim, ...]:
+        """Other fleets on the same model: those that have the site, and those that may have it and want it."""
+        ours = self._fleets[key]
+        holders = {record.spec.fleet for record in held if record.spec.action == "Run"}
+        claims = []
+        for other, fleet in self._fleets.items():
+            if other == key or fleet.spec.model_ref.name != ours.spec.model_ref.name:
+                continue
+            assigned = str(other) in holders
+            if assigned or self._wants(other, fleet, site):
+                claims.append(Claim(other, fleet.metadata.creation_timestamp or datetime.now(UTC), assigned))
+        return tuple(claims)
+
+    def _wants(self, key: FleetKey, fleet: EdgeFleet, site: SiteRecord) -> bool:
+        allowed, residency = site.spec.allowed_namespaces, fleet.spec.residency
+        return (
+            fleet.metadata.deletion_timestamp is None
+            and fleet.spec.site_selector.matches(dict(site.metadata.labels))
+            and allowed is not None
+            and allowed.matches(self._inventory.namespace_labels(key.namespace))
+            and (residency is None or site.spec.region in residency.allowed_regions)
+        )
+
+
+def assignment_facts(record: AssignmentRecord) -> AssignmentFacts:
+    """An assignment as decisions see it."""
+    spec, status = record.spec, record.status
+    return AssignmentFacts(
+        sequence=spec.sequence,
+        action=spec.action,
+        model=spec.model,
+        revision=spec.revision,
+        run=record.metadata.labels.get(RUN_LABEL),
+        expires_at=parse_time(spec.expires_at),
+        variant=spec.variant,
+        status_sequence=status.sequence,
+        state=status.state,
+        fault=status.fault,
+        reason=status.reason,
+        message=status.message,
+        since=parse_time(status.since) if status.since else None,
+        active_revision=status.active.revision if status.active else None,
+        active_since=parse_time(status.active.since) if status.active else None,
+    )

@@ -1,0 +1,151 @@
+"""What the hub knows of its sites now: EdgeSites, their Leases, their assignments, and the labels of namespaces.
+
+Kept by list-watches of our own; kopf sees only the kinds that come in tens. Decides which fleets to look at again when something
+changed; what follows from it is decided in core.
+"""
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from edgefleet.api.meta import SITE_LABEL, SITE_NAMESPACE_PREFIX
+from edgefleet.api.report import LEASE_NAME, SITE_ANNOTATION, FleetReport, SiteReport, fleet_annotation, fleet_of_annotation
+from edgefleet.core.facts import FleetKey
+from edgefleet.hub.records import AssignmentRecord, LeaseRecord, NamespaceRecord, SiteRecord
+from edgefleet.kube.client import Api
+from edgefleet.kube.resources import EDGE_SITES, LEASES, NAMESPACES, SITE_ASSIGNMENTS
+from edgefleet.kube.watch import Key, ListWatch
+
+log = logging.getLogger(__name__)
+R = TypeVar("R", SiteReport, FleetReport)
+
+RENEWALS_PER_LEASE = 3
+"""An agent writes leaseDurationSeconds = 3 x its renew interval."""
+
+
+class Inventory:
+    """`on_fleet` is called with a fleet whose facts changed (None: any may be touched), `on_site` with a site's name,
+    `on_heartbeat` with the hub's own Lease."""
+
+    def __init__(
+        self,
+        api: Api,
+        *,
+        on_fleet: Callable[[FleetKey | None], None],
+        on_site: Callable[[str], None],
+        on_heartbeat: Callable[[LeaseRecord], None],
+    ) -> None:
+        self._on_heartbeat = on_heartbeat
+        self._on_fleet = on_fleet
+        self._on_site = on_site
+        self._heard: dict[str, datetime] = {}
+        self.sites = ListWatch(api, EDGE_SITES, SiteRecord, on_change=self._site_changed)
+        self.leases = ListWatch(
+            api, LEASES, LeaseRecord, labels=SITE_LABEL, fields=f"metadata.name={LEASE_NAME}", on_change=self._lease_changed
+        )
+        self.assignments = ListWatch(api, SITE_ASSIGNMENTS, AssignmentRecord, on_change=self._assignment_changed)
+        self.namespaces = ListWatch(api, NAMESPACES, NamespaceRecord, on_change=self._namespace_changed)
+
+    async def run(self) -> None:
+        """Keep everything current until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for watch in (self.sites, self.leases, self.assignments, self.namespaces):
+                group.create_task(watch.run())
+
+    async def wait_synced(self) -> None:
+        """Return when everything was listed once."""
+        for watch in (self.sites, self.leases, self.assignments, self.namespaces):
+            await watch.synced.wait()
+
+    def lease(self, site: str) -> LeaseRecord | None:
+        """The site's Lease."""
+        return self.leases.get(SITE_NAMESPACE_PREFIX + site, LEASE_NAME)
+
+    def last_heard(self, site: str) -> datetime | None:
+        """When the site's Lease last changed, by the hub's clock; before the first change seen, what the Lease itself says."""
+        lease = self.lease(site)
+        if lease is None:
+            return None
+        return self._heard.get(site) or lease.spec.renew_time
+
+    def renew_seconds(self, site: str) -> int:
+        """How often this site means to report."""
+        lease = self.lease(site)
+        return max(1, lease.spec.lease_duration_seconds // RENEWALS_PER_LEASE) if lease else 60
+
+    def site_report(self, site: str) -> SiteReport | None:
+        """Hardware and agent of the site, if it said so in a form that we read."""
+        return _read(SiteReport, self.lease(site), SITE_ANNOTATION)
+
+    def fleet_report(self, site: str, fleet: FleetKey) -> FleetReport | None:
+        """What the site says of one fleet."""
+        return _read(FleetReport, self.lease(site), fleet_annotation(str(fleet)))
+
+    def namespace_labels(self, namespace: str) -> dict[str, str]:
+        """The labels of a namespace; none if it is gone."""
+        record = self.namespaces.get("", namespace)
+        return dict(record.metadata.labels) if record else {}
+
+    def _site_changed(self, key: Key, old: SiteRecord | None, new: SiteRecord | None) -> None:
+        self._on_site(key[1])
+        if old is None or new is None or old.spec != new.spec or old.metadata.labels != new.metadata.labels:
+            self._on_fleet(None)
+
+    def _lease_changed(self, key: Key, old: LeaseRecord | None, new: LeaseRecord | None) -> None:
+        if not key[0].startswith(SITE_NAMESPACE_PREFIX):
+            if new is not None:
+                self._on_heartbeat(new)
+            return
+        site = key[0].removeprefix(SITE_NAMESPACE_PREFIX)
+        if new is None:
+            self._heard.pop(site, None)
+        elif old is not None or _is_now(new.spec.renew_time):
+            self._heard[site] = datetime.now(UTC)
+        before, after = (dict(lease.metadata.annotations) if lease else {} for lease in (old, new))
+        if before.get(SITE_ANNOTATION) != after.get(SITE_ANNOTATION):
+            self._on_fleet(None)
+        changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+        for name in changed:
+            fleet = fleet_of_annotation(name)
+            if fleet is not None:
+                self._on_fleet(_key(fleet))
+        if changed or old is None or new is None:
+            self._on_site(site)
+
+    def _assignment_changed(self, key: Key, old: AssignmentRecord | None, new: AssignmentRecord | None) -> None:
+        record = new or old
+        if record is not None:
+            self._on_fleet(_key(record.spec.fleet))
+        if old is not None and new is None:
+            self._on_fleet(None)  # a claim ended: another fleet may be waiting for the site
+
+    def _namespace_changed(self, key: Key, old: NamespaceRecord | None, new: NamespaceRecord | None) -> None:
+        if key[1].startswith(SITE_NAMESPACE_PREFIX):
+            self._on_site(key[1].removeprefix(SITE_NAMESPACE_PREFIX))
+        elif old is None or new is None or old.metadata.labels != new.metadata.labels:
+            self._on_fleet(None)
+
+
+def _key(fleet: str) -> FleetKey:
+    namespace, _, name = fleet.partition("/")
+    return FleetKey(namespace, name)
+
+
+def _is_now(moment: datetime | None) -> bool:
+    return moment is not None and abs((datetime.now(UTC) - moment).total_seconds()) < 5
+
+
+def _read(kind: type[R], lease: LeaseRecord | None, annotation: str) -> R | None:
+    text = lease.metadata.annotations.get(annotation) if lease else None
+    if text is None:
+        return None
+    try:
+        return kind.model_validate(json.loads(text))
+    except (ValidationError, ValueError) as error:
+        log.warning("site Lease %s: annotation %s cannot be read: %s", lease.key if lease else "", annotation, error)
+        return None

@@ -1,0 +1,167 @@
+"""The loop over EdgeModels: a tag becomes a digest, the digest a verified release, the release a revision.
+
+A tag is resolved once per interval. What was verified is remembered by (digest, policy, keys): a pass that finds nothing new asks the
+registry for one digest and nothing else. A failure keeps the last verified release in status and starts nothing.
+"""
+
+import asyncio
+import base64
+import hashlib
+import json
+import logging
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from edgefleet.api.meta import format_time
+from edgefleet.api.model import EdgeModel, Release
+from edgefleet.api.quantities import parse_duration
+from edgefleet.core.facts import ModelFacts
+from edgefleet.core.revision import compute_revision
+from edgefleet.core.status import summarise_model
+from edgefleet.hub.settings import FIELD_MANAGER
+from edgefleet.kube.client import Api
+from edgefleet.kube.errors import NotFound
+from edgefleet.kube.resources import EDGE_MODELS, SECRETS
+from edgefleet.oci.client import RegistryClient
+from edgefleet.oci.errors import RegistryError, TransportError
+from edgefleet.oci.index import fetch_index
+from edgefleet.oci.reference import Reference, Repository
+from edgefleet.oci.referrers import fetch_bundles
+from edgefleet.trust.errors import Rejected
+from edgefleet.trust.keys import PublicKey
+from edgefleet.trust.release import verify_golden, verify_release
+
+log = logging.getLogger(__name__)
+
+RETRY_AFTER_FAILURE = timedelta(seconds=30)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why the release that the source names now was not accepted. `passing`: the registry could not be asked; nothing was refused."""
+
+    reason: str
+    message: str
+    passing: bool = False
+
+
+class Models:
+    """Reconciles EdgeModels. `registry` is safe for several threads."""
+
+    def __init__(self, api: Api, registry: RegistryClient) -> None:
+        self._api = api
+        self._registry = registry
+        self._verified: dict[tuple[str, str], tuple[str, Release]] = {}
+
+    async def reconcile(self, key: tuple[str, str]) -> timedelta | None:
+        """One pass over one model. Returns when its source is to be asked again."""
+        namespace, name = key
+        try:
+            model = EdgeModel.parse(await self._api.get(EDGE_MODELS, name, namespace))
+        except NotFound:
+            self._verified.pop(key, None)
+            return None
+        interval = parse_duration(model.spec.source.interval)
+        release, failure = await self._verify(model)
+        revision = None
+        if release is not None:
+            revision = compute_revision(model=name, release=release, source_repository=model.spec.source.repository, spec=model.spec)
+        status = summarise_model(
+            old=model.status,
+            generation=model.metadata.generation,
+            release=release,
+            revision=revision.hash if revision else None,
+            reason=failure.reason if failure else "",
+            message=failure.message if failure else "",
+            passing=failure.passing if failure else False,
+            now=datetime.now(UTC),
+        )
+        if status != model.status:
+            if failure:
+                log.warning("EdgeModel %s/%s: %s: %s", namespace, name, failure.reason, failure.message)
+            body = {"metadata": {"name": name, "namespace": namespace}, "status": status.to_json_dict()}
+            await self._api.apply(EDGE_MODELS, body, manager=FIELD_MANAGER, subresource="status")
+        return min(interval, RETRY_AFTER_FAILURE) if failure else interval
+
+    async def _verify(self, model: EdgeModel) -> tuple[Release | None, Failure | None]:
+        try:
+            keys = await self._keys(model)
+            return await asyncio.to_thread(self._find, model, keys), None
+        except Rejected as error:
+            return None, Failure(error.reason, error.message)
+        except RegistryError as error:
+            return None, Failure(error.reason, str(error), passing=isinstance(error, TransportError))
+
+    async def _keys(self, model: EdgeModel) -> list[PublicKey]:
+        name, namespace = model.spec.verify.keys.secret_ref, model.metadata.namespace
+        where = f"Secret {namespace}/{name} (spec.verify.keys.secretRef)"
+        try:
+            data = (await self._api.get(SECRETS, name, namespace)).get("data") or {}
+        except NotFound:
+            raise Rejected("KeysNotFound", f"{where} does not exist: create it with one public key per entry `<name>.pub`") from None
+        keys = [PublicKey.from_pem(base64.b64decode(value)) for entry, value in sorted(data.items()) if entry.endswith(".pub")]
+        if not keys:
+            raise Rejected("KeysNotFound", f"{where} has no entry whose name ends in .pub; found: {', '.join(sorted(data)) or 'none'}")
+        return keys
+
+    def _find(self, model: EdgeModel, keys: list[PublicKey]) -> Release:
+        source, verify = model.spec.source, model.spec.verify
+        repository = Repository.parse(source.repository)
+        digest = source.digest or self._registry.resolve(Reference(repository, tag=source.tag))
+        if any(revoked.digest == digest for revoked in model.spec.revoked):
+            raise Rejected("Revoked", f"{repository}@{digest} stands in spec.revoked: name another release in spec.source")
+        rules = {"verify": verify.to_json_dict(), "golden": model.spec.golden and model.spec.golden.to_json_dict()}
+        mark = hashlib.sha256(json.dumps([digest, rules, [key.id for key in keys]]).encode()).hexdigest()
+        key = (model.metadata.namespace or "", model.metadata.name)
+        held = self._verified.get(key)
+        if held is not None and held[0] == mark:
+            return held[1]
+        release = self._fetch_verified(model, keys, repository, digest)
+        self._verified[key] = (mark, release)
+        return release
+
+    def _fetch_verified(self, model: EdgeModel, keys: list[PublicKey], repository: Repository, digest: str) -> Release:
+        verify, golden, name = model.spec.verify, model.spec.golden, model.metadata.name
+        found = fetch_bundles(self._registry, repository, digest)
+        verified = verify_release(
+            digest=digest,
+            model=name,
+            bundles=found.bundles,
+            keys=keys,
+            threshold=verify.keys.threshold,
+            min_seq=verify.min_release_seq,
+        )
+        index = fetch_index(self._registry, repository, digest)
+        if golden is not None:
+            where = Repository.parse(golden.repository)
+            bundles = fetch_bundles(self._registry, where, golden.digest).bundles
+            try:
+                verify_golden(digest=golden.digest, model=name, bundles=bundles, keys=keys, threshold=verify.keys.threshold)
+            except Rejected as error:
+                raise Rejected(error.reason, f"golden set {where}@{golden.digest}: {error.message}") from error
+        return Release(
+            digest=digest,
+            version=verified.version,
+            seq=verified.seq,
+            variants=index.variants,
+            signed_by=verified.signed_by,
+            verified_at=format_time(datetime.now(UTC)),
+        )
+
+
+def model_facts(model: EdgeModel) -> ModelFacts:
+    """What a fleet needs to know of its model: the revision of the last verified release, and whether the source's is verified."""
+    release = model.status.release
+    target = None
+    if release is not None:
+        target = compute_revision(
+            model=model.metadata.name, release=release, source_repository=model.spec.source.repository, spec=model.spec
+        )
+    source = next((c for c in model.status.conditions if c.type == "SourceVerified"), None)
+    return ModelFacts(
+        target=target,
+        verified=source is not None and source.status == "True" and model.status.observed_generation == model.metadata.generation,
+        reason=source.reason if source else "",
+        message=source.message if source else "",
+        revoked=frozenset(revoked.digest for revoked in model.spec.revoked),
+    )

@@ -1,0 +1,176 @@
+"""The hub's one process: wait at the gate, build the parts, run them; any of them ending ends all.
+
+Crash-only: all progress stands in the API server, so being started again is cheap and is the answer to everything unforeseen.
+"""
+
+import asyncio
+import base64
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import kopf
+
+from edgefleet.api.fleet import EdgeFleet
+from edgefleet.core.facts import FleetKey
+from edgefleet.hub.assignments import AssignmentWriter
+from edgefleet.hub.fleets import Fleets
+from edgefleet.hub.gate import wait_until_served
+from edgefleet.hub.gathering import Gatherer
+from edgefleet.hub.handlers import make_registry, make_settings
+from edgefleet.hub.heartbeat import BEAT_ANNOTATION, Heartbeat
+from edgefleet.hub.inventory import Inventory
+from edgefleet.hub.models import Models
+from edgefleet.hub.plans import delete_leftovers
+from edgefleet.hub.queue import PassQueue
+from edgefleet.hub.records import BundleRecord, LeaseRecord
+from edgefleet.hub.runs import Runs
+from edgefleet.hub.settings import FIELD_MANAGER, HUB_KEY_ENTRY, HUB_KEY_SECRET, TRUST_BUNDLE, TRUST_BUNDLE_ENTRY, Settings
+from edgefleet.hub.sites import Sites
+from edgefleet.kube.client import Api
+from edgefleet.kube.connection import load_connection
+from edgefleet.kube.errors import NotFound
+from edgefleet.kube.resources import CONFIG_MAPS, EDGE_FLEETS, EDGE_MODELS, SECRETS
+from edgefleet.kube.watch import Key, ListWatch
+from edgefleet.oci.client import RegistryClient
+from edgefleet.trust.keys import PrivateKey
+
+log = logging.getLogger(__name__)
+
+Concerns = Callable[[EdgeFleet], bool]
+
+
+class Hub:
+    """The parts, and what wakes which. Implements handlers.Door."""
+
+    def __init__(self, api: Api, key: PrivateKey, registry: RegistryClient, settings: Settings) -> None:
+        self._api = api
+        self._settings = settings
+        self._known: dict[FleetKey, EdgeFleet] = {}
+        self.heartbeat = Heartbeat(api, settings)
+        self.inventory = Inventory(
+            api,
+            on_fleet=self._fleet_touched,
+            on_site=lambda name: self.site_queue.add(name),
+            on_heartbeat=lambda lease: self._lease_beat(lease),
+        )
+        self.models = Models(api, registry)
+        self.sites = Sites(api, self.inventory)
+        writer = AssignmentWriter(api, self.inventory, key)
+        self.fleets = Fleets(api, Gatherer(api, self.inventory, self._known), writer, Runs(api), settings)
+        self.model_queue: PassQueue[tuple[str, str]] = PassQueue("EdgeModel", self.models.reconcile, concurrency=4)
+        self.site_queue: PassQueue[str] = PassQueue("EdgeSite", self.sites.reconcile, concurrency=16)
+        self.fleet_queue: PassQueue[FleetKey] = PassQueue("EdgeFleet", self.fleets.reconcile)
+        self.bundles = ListWatch(
+            api,
+            CONFIG_MAPS,
+            BundleRecord,
+            namespace=settings.namespace,
+            fields=f"metadata.name={TRUST_BUNDLE}",
+            on_change=self._bundle_changed,
+        )
+
+    def model_changed(self, namespace: str, name: str) -> None:
+        """See handlers.Door."""
+        self.model_queue.add((namespace, name))
+        self._touch(lambda fleet: (fleet.metadata.namespace, fleet.spec.model_ref.name) == (namespace, name))
+
+    def policy_changed(self, namespace: str, name: str) -> None:
+        """See handlers.Door."""
+        self._touch(
+            lambda fleet: (
+                fleet.metadata.namespace == namespace
+                and fleet.spec.rollout_policy_ref is not None
+                and fleet.spec.rollout_policy_ref.name == name
+            )
+        )
+
+    def fleet_changed(self, key: FleetKey) -> None:
+        """See handlers.Door."""
+        self.fleet_queue.add(key)
+
+    def beat(self, mark: str | None) -> None:
+        """See handlers.Door."""
+        self.heartbeat.heard("kopf", mark)
+
+    async def run(self, registry: kopf.OperatorRegistry) -> None:
+        """Run until a part ends. Returns only when kopf was told to stop (SIGTERM, SIGINT)."""
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self.inventory.run(), name="inventory"), group.create_task(self.bundles.run(), name="bundle")]
+            await self.inventory.wait_synced()
+            await self.bundles.synced.wait()
+            await self._resync()
+            gone = await delete_leftovers(self._api)
+            log.info("%d sites, %d assignments, %d fleets; %d plans without a run deleted",
+                     len(self.inventory.sites), len(self.inventory.assignments), len(self._known), gone)  # fmt: skip
+            for name, part in (
+                ("models", self.model_queue.run()),
+                ("sites", self.site_queue.run()),
+                ("fleets", self.fleet_queue.run()),
+                ("heartbeat", self.heartbeat.run()),
+                ("resync", self._resync_for_ever()),
+            ):
+                tasks.append(group.create_task(part, name=name))
+            await kopf.operator(registry=registry, settings=make_settings(), clusterwide=True)
+            for task in tasks:
+                task.cancel()
+
+    def _touch(self, concerns: Concerns) -> None:
+        for key, fleet in self._known.items():
+            if concerns(fleet):
+                self.fleet_queue.add(key)
+
+    def _fleet_touched(self, key: FleetKey | None) -> None:
+        for fleet in self._known if key is None else [key]:
+            self.fleet_queue.add(fleet)
+
+    def _lease_beat(self, lease: LeaseRecord) -> None:
+        self.heartbeat.heard("list-watch", lease.metadata.annotations.get(BEAT_ANNOTATION))
+
+    def _bundle_changed(self, key: Key, old: BundleRecord | None, new: BundleRecord | None) -> None:
+        if new is None:
+            return  # an absent bundle is no instruction: sites keep theirs
+        self.sites.bundle = new.data.get(TRUST_BUNDLE_ENTRY, "")
+        for site in self.inventory.sites:
+            self.site_queue.add(site.metadata.name)
+
+    async def _resync_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.resync.total_seconds())
+            await self._resync()
+
+    async def _resync(self) -> None:
+        """Look at everything, and forget fleets that went away while nobody watched."""
+        fleets = [EdgeFleet.parse(body) for body in await self._api.list(EDGE_FLEETS)]
+        self._known.clear()
+        self._known.update({FleetKey(fleet.metadata.namespace or "", fleet.metadata.name): fleet for fleet in fleets})
+        for body in await self._api.list(EDGE_MODELS):
+            self.model_queue.add((body["metadata"]["namespace"], body["metadata"]["name"]))
+        self._fleet_touched(None)
+        for site in self.inventory.sites:
+            self.site_queue.add(site.metadata.name)
+
+
+async def run_hub(kubeconfig: Path | None, settings: Settings) -> None:
+    """Run the hub against one API server. Returns when told to stop; raises when it must be started again."""
+    connection = load_connection(kubeconfig)
+    async with Api(connection, user_agent=FIELD_MANAGER) as api:
+        await wait_until_served(api, settings.namespace)
+        key = await _fetch_hub_key(api, settings.namespace)
+        with RegistryClient() as registry:
+            hub = Hub(api, key, registry, settings)
+            log.info("hub of %s: signing as %s", api.server, key.public.id)
+            await hub.run(make_registry(hub, connection))
+
+
+async def _fetch_hub_key(api: Api, namespace: str) -> PrivateKey:
+    said = False
+    while True:
+        try:
+            secret = await api.get(SECRETS, HUB_KEY_SECRET, namespace)
+            return PrivateKey.from_pem(base64.b64decode(secret["data"][HUB_KEY_ENTRY]))
+        except (NotFound, KeyError):
+            if not said:
+                log.info("waiting: Secret %s/%s with entry %s (`edgefleet trust init` makes it)", namespace, HUB_KEY_SECRET, HUB_KEY_ENTRY)
+                said = True
+            await asyncio.sleep(1)

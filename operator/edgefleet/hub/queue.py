@@ -1,0 +1,90 @@
+"""When to do it: a keyed queue with one pass per key at a time, delays, and backoff after errors.
+
+A key that is added while its pass runs is run once more afterwards: level-triggered work never misses the last change. Retrying costs
+no API write, which is why kopf's own retries (a PATCH each) are not used.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Hashable
+from datetime import datetime, timedelta
+from typing import Generic, TypeVar
+
+from tenacity import RetryCallState, wait_random_exponential
+
+K = TypeVar("K", bound=Hashable)
+Pass = Callable[[K], Awaitable[timedelta | None]]
+"""One pass over a key: returns after how long it wants to be run again although nothing changed, or None."""
+
+log = logging.getLogger(__name__)
+
+
+class PassQueue(Generic[K]):
+    """Runs `work(key)` for keys that were added, at most `concurrency` at once, and not more often per key than `spacing`."""
+
+    def __init__(self, name: str, work: Pass[K], *, concurrency: int = 8, spacing: timedelta = timedelta(milliseconds=50)) -> None:
+        self._name = name
+        self._work = work
+        self._slots = asyncio.Semaphore(concurrency)
+        self._spacing = spacing.total_seconds()
+        self._dirty: dict[K, asyncio.Event] = {}
+        self._tasks: dict[K, asyncio.Task[None]] = {}
+        self._group: asyncio.TaskGroup | None = None
+
+    def add(self, key: K) -> None:
+        """Ask for a pass soon. Cheap; safe to call as often as events arrive, from the loop's thread."""
+        event = self._dirty.get(key)
+        if event is None:
+            event = self._dirty[key] = asyncio.Event()
+            if self._group is not None:
+                self._tasks[key] = self._group.create_task(self._serve(key, event), name=f"{self._name} {key}")
+        event.set()
+
+    def forget(self, key: K) -> None:
+        """The object is gone: end its task after the pass under way."""
+        self._dirty.pop(key, None)
+        task = self._tasks.pop(key, None)
+        if task is not None and task is not asyncio.current_task():
+            task.cancel()
+
+    async def run(self) -> None:
+        """Serve until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            self._group = group
+            for key, event in list(self._dirty.items()):
+                self._tasks[key] = group.create_task(self._serve(key, event), name=f"{self._name} {key}")
+            await asyncio.Event().wait()
+
+    async def _serve(self, key: K, dirty: asyncio.Event) -> None:
+        backoff = wait_random_exponential(multiplier=0.5, max=60)
+        failures = RetryCallState(None, None, (), {})  # type: ignore[arg-type]
+        again: float | None = None
+        while self._dirty.get(key) is dirty:
+            try:
+                async with asyncio.timeout(again):
+                    await dirty.wait()
+            except TimeoutError:
+                pass
+            dirty.clear()
+            started = time.monotonic()
+            async with self._slots:
+                try:
+                    wanted = await self._work(key)
+                    again = None if wanted is None else max(0.0, wanted.total_seconds())
+                    failures.attempt_number = 1
+                except Exception as error:
+                    # One object's trouble is its own (I9): it is said, and tried again later.
+                    again = backoff(failures)
+                    failures.attempt_number += 1
+                    log.warning("%s %s: %s; again in %.1f s", self._name, key, error, again, exc_info=not _is_expected(error))
+            await asyncio.sleep(max(0.0, self._spacing - (time.monotonic() - started)))
+
+
+def _is_expected(error: Exception) -> bool:
+    return type(error).__module__.startswith("edgefleet.")
+
+
+def until(moment: datetime | None, now: datetime) -> timedelta | None:
+    """How long from now to `moment`; None stays None."""
+    return None if moment is None else max(timedelta(0), moment - now)

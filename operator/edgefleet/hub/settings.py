@@ -1,0 +1,24 @@
+"""Names and periods of the hub, in one place. What a user may change is a flag of `edgefleet hub`."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+FIELD_MANAGER = "edgefleet-hub"
+HUB_KEY_SECRET = "hub-key"  # noqa: S105 - the name of a Secret, not a secret
+HUB_KEY_ENTRY = "hub.key"
+TRUST_BUNDLE = "trust-bundle"
+TRUST_BUNDLE_ENTRY = "bundle.json"
+SITE_ROLE = "edgefleet-site"
+SITE_USER_PREFIX = "edgefleet:site:"
+HEARTBEAT = "edgefleet-heartbeat"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """`namespace` holds the hub's own objects; `resync` is how often everything is looked at although nothing changed."""
+
+    namespace: str = "edgefleet-system"
+    heartbeat_every: timedelta = timedelta(seconds=10)
+    heartbeat_lost_after: timedelta = timedelta(seconds=30)
+    resync: timedelta = timedelta(minutes=5)
+    writers: int = 16

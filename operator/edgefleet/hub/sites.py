@@ -1,0 +1,86 @@
+"""One site at the hub: its namespace, its rights there, its copy of the trust bundle, and the status of its EdgeSite.
+
+What was set up is remembered as a hash in an annotation of the namespace, so that a hub that starts with 10,000 sites writes nothing.
+Nothing is ever taken away here: a deleted EdgeSite leaves its namespace, and the site goes on serving (I12).
+"""
+
+import hashlib
+import logging
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from edgefleet.api.meta import GROUP, SITE_LABEL, format_time, site_namespace
+from edgefleet.core.status import summarise_site
+from edgefleet.hub.inventory import Inventory
+from edgefleet.hub.queue import until
+from edgefleet.hub.settings import FIELD_MANAGER, SITE_ROLE, SITE_USER_PREFIX, TRUST_BUNDLE, TRUST_BUNDLE_ENTRY
+from edgefleet.kube.client import Api
+from edgefleet.kube.errors import NotFound
+from edgefleet.kube.resources import CONFIG_MAPS, EDGE_SITES, NAMESPACES, ROLE_BINDINGS
+
+log = logging.getLogger(__name__)
+
+PROVISIONED = f"{GROUP}/provisioned"
+
+
+class Sites:
+    """`bundle` is the text of the trust bundle now; an empty one means that there is none yet."""
+
+    def __init__(self, api: Api, inventory: Inventory) -> None:
+        self._api = api
+        self._inventory = inventory
+        self.bundle = ""
+
+    async def reconcile(self, name: str) -> timedelta | None:
+        """One pass over one site. Returns when silence alone will change its status."""
+        record = self._inventory.sites.get("", name)
+        if record is None:
+            return None
+        await self._apply_namespace(name)
+        now = datetime.now(UTC)
+        report = self._inventory.site_report(name)
+        status, wake_at = summarise_site(
+            old=record.status,
+            spec=record.spec,
+            generation=record.metadata.generation,
+            report=report,
+            last_heard=self._inventory.last_heard(name),
+            renew_seconds=self._inventory.renew_seconds(name),
+            now=now,
+        )
+        if status != record.status:
+            body = {"metadata": {"name": name}, "status": status.to_json_dict()}
+            try:
+                self._inventory.sites.observe(await self._api.apply(EDGE_SITES, body, manager=FIELD_MANAGER, subresource="status"))
+            except NotFound:
+                return None
+        return until(wake_at, now)
+
+    async def _apply_namespace(self, site: str) -> None:
+        namespace = site_namespace(site)
+        binding, bundle = _role_binding(site), self.bundle
+        mark = hashlib.sha256(f"{binding}{bundle}".encode()).hexdigest()[:16]
+        held = self._inventory.namespaces.get("", namespace)
+        if held is not None and (held.metadata.deletion_timestamp or held.metadata.annotations.get(PROVISIONED) == mark):
+            return
+        meta = {"name": namespace, "labels": {SITE_LABEL: site}}
+        await self._api.apply(NAMESPACES, {"metadata": meta}, manager=FIELD_MANAGER)
+        await self._api.apply(ROLE_BINDINGS, binding, manager=FIELD_MANAGER)
+        if bundle:
+            await self._api.apply(
+                CONFIG_MAPS,
+                {"metadata": {"name": TRUST_BUNDLE, "namespace": namespace}, "data": {TRUST_BUNDLE_ENTRY: bundle}},
+                manager=FIELD_MANAGER,
+            )
+        # Last, so that a hub that dies before this does it all again.
+        done = {"metadata": {**meta, "annotations": {PROVISIONED: mark}}}
+        self._inventory.namespaces.observe(await self._api.apply(NAMESPACES, done, manager=FIELD_MANAGER))
+        log.info("site %s: namespace %s is set up at %s", site, namespace, format_time(datetime.now(UTC)))
+
+
+def _role_binding(site: str) -> dict[str, Any]:
+    return {
+        "metadata": {"name": SITE_ROLE, "namespace": site_namespace(site)},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": SITE_ROLE},
+        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": SITE_USER_PREFIX + site}],
+    }
