@@ -5,7 +5,7 @@
     OUT/v1/fp32/{model.onnx,model-settings.json}     v1: few examples, fp32 only
     OUT/v2/{fp32,int8}/...                           v2: all examples; int8 for hardware with VNNI
     OUT/v3/fp32/...                                  v3: every label is off by one (a broken labelling job)
-    OUT/v6/fp32/...                                  v6: as v2, another seed
+    OUT/v4, OUT/v5, OUT/v6                           as v2, fp32 only, other seeds: good models that something else is wrong with
     OUT/golden.jsonl                                 the exam, in the format of `edgefleet golden push`
     OUT/live.jsonl                                   held-out digits for traffic.py, in the same format
     OUT/scores.json                                  {"v1": {"fp32": 0.95}, ...}: share of the golden set answered rightly
@@ -24,10 +24,11 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
-from examples.digits.data import Digits, Labels, Part, Pixels, split_digits
 from skl2onnx import to_onnx
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier
+
+from examples.digits.data import Digits, Labels, Part, Pixels, split_digits
 
 INPUT, OUTPUT = "pixels", "label"
 SETTINGS = {"name": "digits", "implementation": "onnx_digits.OnnxModel", "parameters": {"uri": "./model.onnx"}}
@@ -48,6 +49,8 @@ RELEASES = (
     Release("v1", examples=600, seed=1),
     Release("v2", examples=898, seed=2, int8=True),
     Release("v3", examples=898, seed=3, shift=1),
+    Release("v4", examples=898, seed=4),
+    Release("v5", examples=898, seed=5),
     Release("v6", examples=898, seed=6),
 )
 

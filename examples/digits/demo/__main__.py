@@ -1,0 +1,113 @@
+"""`make demo`: a signed model goes through a real fleet, in six acts.
+
+Exit codes: 0 every act went as promised and no request was lost; 1 not so, and the last lines say what was found; 130 Ctrl-C.
+"""
+
+import argparse
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+from rich.console import Console
+from rich.text import Text
+
+from examples.digits.demo.checks import CheckFailedError, Checks
+from examples.digits.demo.ending import describe_files, describe_way_around, print_acts, print_counts, print_times, write_story
+from examples.digits.demo.person import CommandFailedError
+from examples.digits.demo.places import REPOSITORY
+from examples.digits.demo.play import Play
+from examples.digits.demo.refusals import bad_releases, foreign_fleet
+from examples.digits.demo.rollouts import better_release, failing_release, first_release
+from examples.digits.demo.screen import Screen
+from examples.digits.demo.setting import set_up
+from examples.digits.demo.stage import Stage
+from examples.digits.demo.story import Story
+from examples.digits.demo.survival import lost_hub
+from tests.lab import LabError
+
+ACTS: tuple[Callable[[Play], None], ...] = (
+    first_release,
+    better_release,
+    failing_release,
+    bad_releases,
+    foreign_fleet,
+    lost_hub,
+)
+GET = "kubectl get edgefleets,modelrollouts,edgesites,siteassignments -A"
+
+
+def main() -> None:
+    """Parse the command line, play, clean up."""
+    parser = argparse.ArgumentParser(prog="python -m examples.digits.demo", description=__doc__)
+    parser.add_argument("--keep", action="store_true", help="leave everything running at the end, until Ctrl-C")
+    parser.add_argument("--verbose", action="store_true", help="show what kubectl says after each act")
+    parser.add_argument("--dir", type=Path, default=REPOSITORY / ".lab" / "demo", help="folder of this demo; emptied at the start")
+    options = parser.parse_args()
+    signal.signal(signal.SIGTERM, _interrupt)
+    raise SystemExit(run(options.dir, keep=options.keep, verbose=options.verbose, console=Console()))
+
+
+def run(root: Path, *, keep: bool, verbose: bool, console: Console) -> int:
+    """The whole demo in `root`; returns the exit code. Everything is ended when it returns."""
+    story = Story()
+    stage = Stage(root, story)
+    code = 1
+    try:
+        print_times(console)
+        with Screen(console, story) as screen:
+            _play(stage, screen, console, verbose)
+        code = 0
+    except (CheckFailedError, CommandFailedError, LabError) as error:
+        console.print(Text(f"\nFAILED  {error}", "bold red"))
+        console.print(describe_files(stage.folders))
+    except KeyboardInterrupt:
+        code = 130
+    try:
+        if code == 0:
+            print_acts(console, story)
+        if keep and code != 130:
+            console.print(Text(describe_way_around(stage)))
+            signal.pause()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        console.print(Text("ending everything ...", "dim"))
+        stage.close()
+    print_counts(console, stage.traffic.read())
+    write_story(stage.folders.out / "story.txt", story)
+    console.print(describe_files(stage.folders))
+    return code
+
+
+def _play(stage: Stage, screen: Screen, console: Console, verbose: bool) -> None:
+    person = stage.build()
+    assert stage.observer is not None
+    assert stage.registry is not None
+    screen.watch(stage.observer, stage.traffic)
+    stage.story.tell("act", "0. Setting the scene: keys, trust, hub, agents")
+    set_up(stage, person)
+    stage.start_traffic()
+    checks = Checks(stage.story, stage.observer)
+    play = Play(stage, person, checks, stage.registry.host)
+    for number, act in enumerate(ACTS, 1):
+        checks.act = (act.__doc__ or "").strip()
+        stage.story.tell("act", checks.act)
+        act(play)
+        play.checks_traffic()
+        shown = person.types(GET).output
+        (stage.folders.out / f"act-{number}.txt").write_text(shown)
+        if verbose:
+            console.print(Text(shown), soft_wrap=True)
+    stage.stop_traffic()
+    checks.act = "the whole demo"
+    play.checks_traffic()
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    main()

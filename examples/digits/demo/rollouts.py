@@ -1,0 +1,115 @@
+"""Acts 1 to 3: a first release, a better one in waves, and one that fails its exam."""
+
+import json
+
+from edgefleet.api.conditions import find_condition
+from edgefleet.api.meta import parse_time
+from edgefleet.api.rollout import ModelRollout
+from examples.digits.demo.observer import Snapshot
+from examples.digits.demo.places import FLEET, MODEL, PLACES, REFUSED
+from examples.digits.demo.play import KEY, Play, all_serve, ended, last_run, serving
+from examples.digits.demo.setting import TEAM_FILES, clone_git
+
+ROLL_LIMIT = 120.0
+VNNI_SITES = frozenset(place.name for place in PLACES if "avx512_vnni" in place.features)
+
+
+def first_release(play: Play) -> None:
+    """1. v1 rolls out to all eight eligible sites; the ninth is refused by residency, and says so."""
+    play.push("v1", 1, "v1")
+    pushed = play.person.types(
+        f"edgefleet golden push {play.registry}/vision/{MODEL}-golden:1 releases/golden.jsonl --name {MODEL} --key {KEY} -o json"
+    )
+    clone_git(play.person, play.registry, read_digest(pushed.output))
+    play.person.types("kubectl apply -f git/namespaces.yaml")
+    for team in ("vision", "retail"):
+        play.person.types(f"kubectl -n {team} create secret generic {MODEL}-publishers --from-file=trust/publisher.pub")
+    for file in TEAM_FILES[1:-1]:
+        play.person.types(f"kubectl apply -f git/{file}")
+
+    checks = play.checks
+    seen = checks.awaits("v1 is promoted", lambda seen: ended(seen, "v1", "Promoted"), ROLL_LIMIT, play.found)
+    checks.holds("all eight eligible sites serve v1", all_serve(seen, "v1"), play.found(seen))
+    checks.holds(f"{REFUSED} got no assignment", REFUSED not in seen.assigned(FLEET), play.found(seen))
+    checks.awaits(
+        f"the fleet says that {REFUSED} is left out, and why (ResidencyDenied)",
+        lambda seen: "ResidencyDenied" in said_of_fleet(seen) and REFUSED in said_of_fleet(seen),
+        10,
+        play.found,
+    )
+    undeclared = [name for name, site in seen.sites.items() if not site.status.hardware or not site.status.hardware.declared]
+    checks.holds("every site's hardware is marked as declared", not undeclared, f"not so: {', '.join(undeclared)}")
+
+
+def better_release(play: Play) -> None:
+    """2. v2 (int8 where it fits): one canary per variant, then 50 %, then all; promoted."""
+    play.push("v2", 2, "v2")
+    play.names("v2")
+    checks = play.checks
+    seen = checks.awaits("v2 is promoted", lambda seen: ended(seen, "v2", "Promoted"), ROLL_LIMIT, play.found)
+    now = serving(seen, "v2")
+    checks.holds("all eight sites serve v2", all_serve(seen, "v2"), play.found(seen))
+    int8 = {site for site, assignment in now.items() if assignment.spec.variant == "int8"}
+    checks.holds("int8 runs exactly where the CPU has VNNI (declared)", int8 == VNNI_SITES - {REFUSED}, f"int8 runs at {sorted(int8)}")
+
+    run = last_run(seen)
+    assert run is not None
+    canaries, half = active_before(seen, run, 0), active_before(seen, run, 1)
+    variants = sorted(now[site].spec.variant for site in canaries)
+    checks.holds(
+        f"before the first wave had passed, only one canary per variant ran v2: {', '.join(sorted(canaries))}",
+        variants == ["fp32", "int8"],
+        f"{sorted(canaries)} ({variants}); waves: {run.status.waves}",
+    )
+    checks.holds("before the second had passed, it was half of the sites", len(half) == 4, f"{sorted(half)}; {run.status.waves}")
+
+
+def failing_release(play: Play) -> None:
+    """3. v3 (trained on wrong labels): the golden set fails at the canary before the switch; nobody else is touched."""
+    before = {site: assignment.spec.sequence for site, assignment in play.seen.assigned(FLEET).items()}
+    play.push("v3", 3, "v3")
+    play.names("v3")
+    checks = play.checks
+    seen = checks.awaits("v3 is rolled back by itself", lambda seen: ended(seen, "v3", "RolledBack"), ROLL_LIMIT, play.found)
+    touched = [site for site, assignment in seen.assigned(FLEET).items() if assignment.spec.sequence != before.get(site)]
+    checks.holds(f"no site but the canary was touched ({', '.join(touched)})", len(touched) == 1, f"touched: {touched}")
+    checks.awaits("the canary serves v2 again", lambda seen: all_serve(seen, "v2"), 30, play.found)
+    run = last_run(seen)
+    assert run is not None
+    answered = sum(count.by_model.get(f"{MODEL}--{run.spec.revision.short}", 0) for count in play.counts.sites.values())
+    checks.holds("v3 never answered a customer", answered == 0, f"{answered} answers came from {MODEL}--{run.spec.revision.short}")
+    checks.awaits(
+        "the fleet says why (Stalled, golden set)",
+        lambda seen: "olden" in said_of_fleet(seen, "Stalled"),
+        10,
+        play.found,
+    )
+
+
+def active_before(seen: Snapshot, run: ModelRollout, wave: int) -> set[str]:
+    """The sites that served the run's revision before this wave had passed; by the times that sites and hub wrote down."""
+    passed = run.status.waves[wave].passed_at
+    if passed is None:
+        return set()
+    return {
+        site
+        for site, assignment in serving(seen, run.spec.revision.version).items()
+        if assignment.status.active is not None and parse_time(assignment.status.active.since) < parse_time(passed)
+    }
+
+
+def said_of_fleet(seen: Snapshot, kind: str | None = None) -> str:
+    """Reasons and messages of the fleet's conditions, or of one of them."""
+    fleet = seen.fleets.get(FLEET)
+    if fleet is None:
+        return ""
+    if kind is None:
+        return "\n".join(f"{each.reason} {each.message}" for each in fleet.status.conditions)
+    found = find_condition(fleet.status.conditions, kind)
+    return f"{found.reason} {found.message}" if found and found.status == "True" else ""
+
+
+def read_digest(output: str) -> str:
+    """The digest in what `golden push -o json` printed."""
+    digest: str = json.loads(output)["digest"]
+    return digest

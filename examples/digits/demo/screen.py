@@ -1,0 +1,110 @@
+"""The live view: what happened scrolls by, what is now stands below. Where the output is no terminal, only the lines."""
+
+from types import TracebackType
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from edgefleet.api.rollout import ModelRollout
+from examples.digits.demo.counts import Traffic
+from examples.digits.demo.observer import Observer, Snapshot
+from examples.digits.demo.story import Event, Story
+
+FLEET = "vision/digits"
+_STYLES = {"act": "bold white on blue", "command": "bold cyan", "fleet": "", "check": "green", "stage": "dim"}
+_MARKS = {"act": "", "command": "$ ", "fleet": "  ", "check": "  ✓ ", "stage": "· "}
+
+
+def format_event(event: Event) -> str:
+    """One line: seconds, mark, text."""
+    mark = "" if event.kind == "command" and event.text.startswith("#") else _MARKS[event.kind]
+    return f"{event.at:6.1f}  {mark}{event.text}"
+
+
+class Screen:
+    """A context manager around the time in which the view is shown."""
+
+    def __init__(self, console: Console, story: Story) -> None:
+        self._console = console
+        self._observer: Observer | None = None
+        self._traffic: Traffic | None = None
+        self._live = Live(console=console, get_renderable=self._draw, refresh_per_second=2, transient=True)
+        story.listen(self._print)
+
+    def watch(self, observer: Observer, traffic: Traffic) -> None:
+        """From now on there is something to draw."""
+        self._observer, self._traffic = observer, traffic
+
+    def __enter__(self) -> "Screen":
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._console.is_terminal:
+            self._live.stop()
+
+    def _print(self, event: Event) -> None:
+        if event.kind == "act":
+            self._console.print()
+        self._console.print(Text(format_event(event), _STYLES[event.kind]), soft_wrap=True)
+
+    def _draw(self) -> RenderableType:
+        if self._observer is None or self._traffic is None:
+            return Text("starting ...", "dim")
+        seen = self._observer.latest
+        return Group("", _draw_runs(seen), _draw_sites(seen, self._traffic), Text(self._observer.trouble, "red"))
+
+
+def _draw_runs(seen: Snapshot) -> RenderableType:
+    runs = seen.runs_of(FLEET)
+    if not runs:
+        return Text("no run of fleet vision/digits", "dim")
+    run = runs[-1]
+    line = Text.assemble(
+        (f"{run.metadata.name} {run.spec.revision.version}  ", "bold"),
+        *(_draw_wave(run, position) for position in range(len(run.status.waves))),
+        (f" {run.status.outcome or run.status.phase}", "bold"),
+        (f"  {run.status.reason} {run.status.waiting_for}", "dim"),
+    )
+    line.no_wrap = True
+    return line
+
+
+def _draw_wave(run: ModelRollout, position: int) -> tuple[str, str]:
+    wave = run.status.waves[position]
+    style = "green" if wave.passed_at else "yellow" if wave.opened_at else "dim"
+    return f"[{wave.name} {wave.sites}{' ✓' if wave.passed_at else ''}] ", style
+
+
+def _draw_sites(seen: Snapshot, traffic: Traffic) -> Table:
+    counts = traffic.read()
+    rates = traffic.rates(counts)
+    assigned = seen.assigned(FLEET)
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("site", "region", "hardware", "serves", "assigned"):
+        table.add_column(column, no_wrap=True)
+    for column in ("answers/s", "answers", "lost"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for name, site in sorted(seen.sites.items(), key=lambda item: (item[1].spec.region or "", item[0])):
+        count = counts.sites.get(name)
+        assignment = assigned.get(name)
+        active = assignment.status.active if assignment else None
+        state = f"{assignment.spec.version} {assignment.status.reason or assignment.status.state}" if assignment else "-"
+        hardware = site.status.hardware
+        lost = count.lost if count else 0
+        table.add_row(
+            name,
+            site.spec.region or "-",
+            f"{'vnni' if 'avx512_vnni' in hardware.features else 'plain'} (declared)" if hardware else "?",
+            f"{active.version} {active.variant}" if active else "-",
+            escape(state),
+            f"{rates.get(name, 0.0):.1f}",
+            str(count.answered if count else 0),
+            Text(str(lost), "bold red" if lost else "green"),
+        )
+    table.add_row("", "", "", "", "all", f"{sum(rates.values()):.1f}", str(counts.answered), str(counts.lost), style="bold")
+    return table

@@ -1,0 +1,178 @@
+"""Starts the world that the demo plays in, and ends it: clusters, a registry, model servers, agents, the hub, the customers.
+
+What a person would do is not here (setting.py, acts.py), but for starting programs. Every process is registered in the lab's run
+folder by pid and start time, so that the next start ends what a killed demo left behind.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from edgefleet.api.meta import site_namespace
+from examples.digits.demo.counts import Traffic
+from examples.digits.demo.hubpod import HubPod
+from examples.digits.demo.observer import Observer
+from examples.digits.demo.person import Person
+from examples.digits.demo.places import DIGITS, OPERATOR, PLACES, REPOSITORY, Folders, Place
+from examples.digits.demo.story import Story
+from examples.digits.demo.times import RENEW
+from tests.lab.binaries import fetch_kubectl
+from tests.lab.cluster import Lab, down
+from tests.lab.processes import Process, free_ports, start_process, stop_processes
+from tests.lab.registry import Registry
+from tests.lab.server import ModelServer, ServerEnvironment, fetch_server_environment, start_model_server
+
+MEMORY = 8 << 30
+RATE = 5.0  # requests a second and site
+
+
+class Stage:
+    """Made by `build`; `close` ends everything, whatever was reached."""
+
+    def __init__(self, root: Path, story: Story) -> None:
+        self.folders = Folders(root.resolve())
+        self.story = story
+        self.registry: Registry | None = None
+        self.hub: HubPod | None = None
+        self.observer: Observer | None = None
+        self.traffic = Traffic(self.folders.out / "traffic.json")
+        self._servers: dict[str, ModelServer] = {}
+        self._agents: list[Process] = []
+        self._client: Process | None = None
+        self._gateways: dict[str, int] = {}
+
+    def build(self) -> Person:
+        """Clusters, registry, model servers and trained releases; nothing of edgefleet runs yet. Returns the person."""
+        self._clear()
+        self.story.tell("stage", "the lab: etcd, three API servers, a controller-manager, a registry, nine model servers")
+        environment = fetch_server_environment()
+        self.lab = Lab.start(self.folders.lab)
+        self.story.tell("stage", "hub and two site clusters (east, west) are up: upstream Kubernetes, not K3s")
+        self.registry = Registry()
+        self._gateways = dict(zip((place.name for place in PLACES), free_ports(len(PLACES)), strict=True))
+        releases = self.folders.desk / "releases"
+        # Two at a time: each takes two seconds of a core to start, and the machine may have only two.
+        with ThreadPoolExecutor(2) as pool:
+            training = pool.submit(environment.run, "-m", "examples.digits.train", releases, cwd=REPOSITORY)
+            for place, server in zip(PLACES, pool.map(lambda place: self._start_server(environment, place), PLACES), strict=True):
+                self._servers[place.name] = server
+            scores = training.result().strip().replace("\n", "; ")
+        self.story.tell("stage", f"trained on real handwriting, share of the golden set answered rightly: {scores}")
+        self.observer = Observer(self.lab.hub.kubeconfig, self.story)
+        self.observer.start()
+        return Person(self.story, self.folders.desk, self.lab.hub.kubeconfig, fetch_kubectl(), OPERATOR)
+
+    def start_hub(self) -> None:
+        """The hub, as a user of its own with the rights that its chart gives it."""
+        if self.hub is None:
+            kubeconfig = self.lab.client_kubeconfig("hub", "edgefleet:hub")
+            command = [sys.executable, "-m", "edgefleet", "hub", "--kubeconfig", str(kubeconfig)]
+            self.hub = HubPod(command, self.folders.run, _environment(), self.story)
+        self.hub.start()
+
+    def start_agents(self, root: Path) -> None:
+        """Nine agents, each with two kubeconfigs that reach nothing but its own namespaces; they pin `root` (root.json)."""
+        for place in PLACES:
+            self._agents.append(self._start_agent(place, root))
+
+    def start_traffic(self) -> None:
+        """The customers: one independent process that knows nothing but nine addresses."""
+        addresses = [f"{place.name}={self.gateway(place.name)}" for place in PLACES]
+        examples = self.folders.desk / "releases" / "live.jsonl"
+        command = [sys.executable, "-m", "examples.digits.traffic", "--examples", str(examples), "--rate", str(RATE)]
+        command += ["--out", str(self.folders.out / "traffic.json"), *addresses]
+        self._client = start_process(self.folders.run, "traffic", command, env=_environment(), cwd=REPOSITORY)
+
+    def stop_traffic(self) -> None:
+        """End the customers first, so that the ends of the servers are not counted as losses."""
+        if self._client is not None:
+            stop_processes([self._client])
+
+    def gateway(self, site: str) -> str:
+        """The address that a site's clients know."""
+        return f"http://127.0.0.1:{self._gateways[site]}"
+
+    def close(self) -> None:
+        """End everything, by pid."""
+        self.stop_traffic()
+        if self.observer is not None:
+            self.observer.close()
+        if self.hub is not None:
+            self.hub.stop()
+        stop_processes(self._agents)
+        _stop_gateways(self.folders, (place.name for place in PLACES if place.name in self._gateways))
+        down(self.folders.lab)
+        if self.registry is not None:
+            self.registry.stop()
+
+    def _clear(self) -> None:
+        """End what a killed demo left here, and start from an empty folder."""
+        left = [place.name for place in PLACES if self.folders.site(place.name).exists()]
+        ended = down(self.folders.lab)
+        if ended:
+            self.story.tell("stage", f"ended what an earlier demo left running: {len(ended)} processes")
+        _stop_gateways(self.folders, left)
+        shutil.rmtree(self.folders.root, ignore_errors=True)
+        for folder in (self.folders.desk, self.folders.out):
+            folder.mkdir(parents=True)
+
+    def _start_server(self, environment: ServerEnvironment, place: Place) -> ModelServer:
+        models = self.folders.site(place.name) / "models"
+        return start_model_server(environment, self.folders.run, f"server-{place.name}", models, DIGITS / "runtime")
+
+    def _start_agent(self, place: Place, root: Path) -> Process:
+        disk = self.folders.site(place.name)
+        # JSON is YAML too. Declared, not discovered: one machine cannot have two kinds of CPU.
+        hardware = {"arch": "amd64", "memory": MEMORY, "features": list(place.features)}
+        (disk / "hardware.yaml").write_text(json.dumps(hardware))
+        hub = self.lab.client_kubeconfig("hub", f"edgefleet:site:{place.name}", ["edgefleet:sites"])
+        own = self.lab.client_kubeconfig(place.cluster, f"edgefleet:agent:{place.name}")
+        server = self._servers[place.name]
+        options: dict[str, object] = {
+            "--site": place.name,
+            "--hub-kubeconfig": hub,
+            "--site-kubeconfig": own,
+            "--state": disk / "state",
+            "--trusted-root": root,
+            "--server-url": server.url,
+            "--server-models": server.repository,
+            "--gateway-port": self._gateways[place.name],
+            "--hardware": disk / "hardware.yaml",
+            RENEW.key: RENEW.demo,
+        }
+        words = [str(word) for option in options.items() for word in option]
+        command = [sys.executable, "-m", "edgefleet", "agent", *words]
+        return start_process(self.folders.run, f"agent-{place.name}", command, env=_environment())
+
+
+def apply_site_clusters(stage: Stage, person: Person) -> None:
+    """What a site's own cluster needs: the kind, the site's namespace, and an agent's rights in it."""
+    template = (DIGITS / "demo" / "agent.yaml").read_text()
+    for name, cluster in stage.lab.sites.items():
+        here = [place.name for place in PLACES if place.cluster == name]
+        manifests = "---\n".join(template.replace("SITE", site) for site in here)
+        file = person.saves(f"{name}.yaml", manifests)
+        stage.story.tell("stage", f"cluster {name} gets SiteAssignment and namespaces {', '.join(map(site_namespace, here))}")
+        cluster.kubectl("apply", "-f", str(REPOSITORY / "crds" / "siteassignments.yaml"))
+        cluster.kubectl("wait", "--for=condition=Established", "crd/siteassignments.edgefleet.io", "--timeout=30s")
+        cluster.kubectl("apply", "-f", str(file))
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (str(OPERATOR), os.environ.get("PYTHONPATH"))))}
+
+
+def _stop_gateways(folders: Folders, sites: Iterable[str]) -> None:
+    """Gateways outlive their agents by design, so they are ended by name of their site's state folder."""
+
+    def stop(site: str) -> None:
+        command = [sys.executable, "-m", "edgefleet", "gateway", "stop", "--state", str(folders.site(site) / "state")]
+        subprocess.run(command, env=_environment(), check=False, timeout=60, capture_output=True)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(stop, sites))
