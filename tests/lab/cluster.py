@@ -8,20 +8,17 @@ import base64
 import json
 import re
 import shutil
-import ssl
 import subprocess
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tests.lab import LabError, pki
-from tests.lab.binaries import ControlPlane, fetch_control_plane, fetch_kubectl
+from tests.lab.binaries import fetch_control_plane, fetch_kubectl
 from tests.lab.cache import locked
+from tests.lab.control_plane import HUB, start_servers
 from tests.lab.processes import (
     POLL,
     Process,
@@ -29,28 +26,14 @@ from tests.lab.processes import (
     is_alive,
     list_processes,
     own_identity,
-    start_process,
     stop_processes,
 )
 from tests.lab.progress import say
 
-HUB = "hub"
 DEFAULT_SITES = ("east", "west")
-READY_LIMIT = 120.0  # seconds; 3 s on an idle machine, but 30 s were seen on a busy one
 # Lock of a lab's folder, and the sign that it is one: nothing is deleted in a folder without it.
 _MARK = ".edgefleet-lab"
 _DATA = ("etcd", "clusters", "run")
-_CONTROLLERS = (
-    "certificatesigningrequest-signing-controller",
-    "certificatesigningrequest-approving-controller",
-    "namespace-controller",
-    "serviceaccount-controller",
-    "serviceaccount-token-controller",
-    "garbage-collector-controller",
-    "deployment-controller",
-    "replicaset-controller",
-    "root-ca-certificate-publisher-controller",
-)
 
 
 @dataclass(frozen=True)
@@ -150,7 +133,7 @@ class Lab:
             }
             (folder / "lab.json").write_text(json.dumps(state, indent=1))
             try:
-                _start_servers(folder, plane, urls)
+                start_servers(folder, plane, urls)
                 return cls.attach(folder)
             except BaseException:
                 _end(folder)
@@ -223,102 +206,6 @@ def sweep(parent: Path) -> None:
             shutil.rmtree(file.parent, ignore_errors=True)
 
 
-def _start_servers(folder: Path, plane: ControlPlane, urls: Mapping[str, str]) -> None:
-    etcd_url = _start_etcd(folder, plane.etcd)
-    with ThreadPoolExecutor(max(1, len(urls))) as pool:
-        for started in [pool.submit(_start_apiserver, folder, plane, name, url, etcd_url) for name, url in urls.items()]:
-            started.result()
-    if plane.controller_manager is not None and HUB in urls:
-        _start_controllers(folder, plane.controller_manager, urls[HUB])
-
-
-def _start_etcd(folder: Path, binary: Path) -> str:
-    client, peer = (f"http://127.0.0.1:{port}" for port in free_ports(2))
-    command: list[str | Path] = [
-        binary,
-        f"--data-dir={folder / 'etcd'}",
-        "--unsafe-no-fsync",
-        f"--listen-client-urls={client}",
-        f"--advertise-client-urls={client}",
-        f"--listen-peer-urls={peer}",
-        f"--initial-advertise-peer-urls={peer}",
-        f"--initial-cluster=default={peer}",
-        "--log-level=warn",
-    ]
-    process = start_process(folder / "run", "etcd", command)
-    process.wait_until(lambda: _get(f"{client}/health") is not None, "healthy", READY_LIMIT)
-    return client
-
-
-def _start_apiserver(folder: Path, plane: ControlPlane, name: str, url: str, etcd_url: str) -> None:
-    home = folder / "clusters" / name
-    authority = pki.Authority.make(home, f"edgefleet-lab-{name}")
-    serving = authority.issue_server("apiserver")
-    tokens = pki.make_signing_key(home)
-    admin = authority.issue_client("lab-admin", ["system:masters"])
-    pki.write_kubeconfig(home / "admin.kubeconfig", name, url, authority.pair.cert.read_bytes(), admin)
-    command: list[str | Path] = [
-        plane.apiserver,
-        f"--etcd-servers={etcd_url}",
-        f"--etcd-prefix=/{name}",
-        "--bind-address=127.0.0.1",
-        "--advertise-address=127.0.0.1",
-        f"--secure-port={url.rpartition(':')[2]}",
-        f"--tls-cert-file={serving.cert}",
-        f"--tls-private-key-file={serving.key}",
-        f"--client-ca-file={authority.pair.cert}",
-        "--service-account-issuer=https://kubernetes.default.svc",
-        f"--service-account-signing-key-file={tokens.key}",
-        f"--service-account-key-file={tokens.cert}",
-        "--authorization-mode=Node,RBAC",
-        "--enable-admission-plugins=NodeRestriction",
-        "--service-cluster-ip-range=10.99.0.0/16",
-        "--allow-privileged",
-        "--endpoint-reconciler-type=none",
-        f"--cert-dir={home}",
-        "--profiling=false",
-    ]
-    process = start_process(folder / "run", f"{name}-apiserver", command)
-    context = ssl.create_default_context(cafile=str(authority.pair.cert))
-    context.load_cert_chain(admin.cert, admin.key)
-    process.wait_until(lambda: _get(f"{url}/readyz", context) is not None, "ready", READY_LIMIT)
-    # The API server makes this namespace by itself a moment after it calls itself ready.
-    namespace = f"{url}/api/v1/namespaces/default"
-    process.wait_until(lambda: _get(namespace, context) is not None, "showing namespace default", READY_LIMIT)
-
-
-def _start_controllers(folder: Path, binary: Path, url: str) -> None:
-    home = folder / "clusters" / HUB
-    authority = pki.Authority(home)
-    ca = authority.pair
-    client = authority.issue_client("system:kube-controller-manager")
-    serving = authority.issue_server("controller-manager")
-    config = pki.write_kubeconfig(home / "controller-manager.kubeconfig", HUB, url, ca.cert.read_bytes(), client)
-    command: list[str | Path] = [
-        binary,
-        f"--kubeconfig={config}",
-        "--bind-address=127.0.0.1",
-        f"--secure-port={free_ports(1)[0]}",
-        f"--tls-cert-file={serving.cert}",
-        f"--tls-private-key-file={serving.key}",
-        "--leader-elect=false",
-        "--use-service-account-credentials",
-        f"--controllers={','.join(_CONTROLLERS)}",
-        f"--cluster-signing-cert-file={ca.cert}",
-        f"--cluster-signing-key-file={ca.key}",
-        f"--root-ca-file={ca.cert}",
-        f"--service-account-private-key-file={home / 'service-accounts.key'}",
-        "--kube-api-qps=200",
-        "--kube-api-burst=400",
-    ]
-    process = start_process(folder / "run", f"{HUB}-controller-manager", command)
-    context = ssl.create_default_context(cafile=str(ca.cert))
-    context.load_cert_chain(home / "lab-admin.crt", home / "lab-admin.key")
-    # A controller at work is the fact; its own /healthz says only that the process listens.
-    account = f"{url}/api/v1/namespaces/default/serviceaccounts/default"
-    process.wait_until(lambda: _get(account, context) is not None, "making service accounts", READY_LIMIT)
-
-
 def _describe(folder: Path, name: str, url: str) -> Cluster:
     home = folder / "clusters" / name
     return Cluster(name, url, home, home / "admin.kubeconfig", pki.Authority(home))
@@ -372,19 +259,3 @@ def _remove_data(folder: Path, keep_logs: bool = False) -> None:
         if not (keep_logs and name == "run"):
             shutil.rmtree(folder / name, ignore_errors=True)
     (folder / "lab.json").unlink(missing_ok=True)
-
-
-def _get(url: str, context: ssl.SSLContext | None = None) -> bytes | None:
-    """Body of a 200, else None. Never through a proxy: these servers are on loopback."""
-    handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})]
-    if context is not None:
-        handlers.append(urllib.request.HTTPSHandler(context=context))
-    try:
-        with urllib.request.build_opener(*handlers).open(url, timeout=5) as answer:
-            body: bytes = answer.read()
-            return body
-    except urllib.error.HTTPError as error:
-        error.close()
-        return None
-    except OSError:
-        return None
