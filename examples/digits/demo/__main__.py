@@ -27,6 +27,7 @@ from examples.digits.demo.survival import lost_hub
 from tests.lab import LabError
 
 ACTS: tuple[Callable[[Play], None], ...] = (
+    set_up,
     first_release,
     better_release,
     failing_release,
@@ -86,22 +87,21 @@ def _play(stage: Stage, screen: Screen, console: Console, verbose: bool) -> None
     assert stage.observer is not None
     assert stage.registry is not None
     screen.watch(stage.observer, stage.traffic)
-    stage.story.tell("act", "0. Setting the scene: keys, trust, hub, agents")
-    set_up(stage, person)
-    stage.start_traffic()
-    checks = Checks(stage.story, stage.observer)
-    play = Play(stage, person, checks, stage.registry.host)
-    for number, act in enumerate(ACTS, 1):
-        checks.act = (act.__doc__ or "").strip()
-        stage.story.tell("act", checks.act)
+    play = Play(stage, person, Checks(stage.story, stage.observer), stage.registry.host)
+    for number, act in enumerate(ACTS):
+        play.checks.act = (act.__doc__ or "").strip()
+        stage.story.tell("act", play.checks.act)
         act(play)
+        if number == 0:
+            stage.start_traffic()
+            continue
         play.checks_traffic()
         shown = person.types(GET).output
         (stage.folders.out / f"act-{number}.txt").write_text(shown)
         if verbose:
             console.print(Text(shown), soft_wrap=True)
     stage.stop_traffic()
-    checks.act = "the whole demo"
+    play.checks.act = "the whole demo"
     play.checks_traffic()
 
 

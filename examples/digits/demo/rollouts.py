@@ -8,7 +8,6 @@ from edgefleet.api.rollout import ModelRollout
 from examples.digits.demo.observer import Snapshot
 from examples.digits.demo.places import FLEET, MODEL, PLACES, REFUSED
 from examples.digits.demo.play import KEY, Play, all_serve, ended, last_run, serving
-from examples.digits.demo.setting import TEAM_FILES, clone_git
 
 ROLL_LIMIT = 120.0
 VNNI_SITES = frozenset(place.name for place in PLACES if "avx512_vnni" in place.features)
@@ -20,11 +19,8 @@ def first_release(play: Play) -> None:
     pushed = play.person.types(
         f"edgefleet golden push {play.registry}/vision/{MODEL}-golden:1 releases/golden.jsonl --name {MODEL} --key {KEY} -o json"
     )
-    clone_git(play.person, play.registry, read_digest(pushed.output))
-    play.person.types("kubectl apply -f git/namespaces.yaml")
-    for team in ("vision", "retail"):
-        play.person.types(f"kubectl -n {team} create secret generic {MODEL}-publishers --from-file=trust/publisher.pub")
-    for file in TEAM_FILES[1:-1]:
+    play.person.edits("git/model.yaml", f"sha256:{'0' * 64}", read_digest(pushed.output))
+    for file in ("model.yaml", "policy.yaml", "fleet.yaml"):
         play.person.types(f"kubectl apply -f git/{file}")
 
     checks = play.checks
@@ -37,8 +33,6 @@ def first_release(play: Play) -> None:
         10,
         play.found,
     )
-    undeclared = [name for name, site in seen.sites.items() if not site.status.hardware or not site.status.hardware.declared]
-    checks.holds("every site's hardware is marked as declared", not undeclared, f"not so: {', '.join(undeclared)}")
 
 
 def better_release(play: Play) -> None:

@@ -1,17 +1,21 @@
 """What a first user does before a model can roll: keys, trust bundle, CRDs, hub, and the Secrets that hold keys."""
 
+from examples.digits.demo.observer import Snapshot
 from examples.digits.demo.person import Person
-from examples.digits.demo.places import HUB_NAMESPACE, MANIFESTS, MODEL, OPERATOR
-from examples.digits.demo.stage import Stage, apply_site_clusters
+from examples.digits.demo.places import HUB_NAMESPACE, MANIFESTS, MODEL, OPERATOR, PLACES
+from examples.digits.demo.play import Play
+from examples.digits.demo.stage import apply_site_clusters
 from examples.digits.demo.times import read_manifest
 
+REPORT_LIMIT = 90.0  # seconds: nine agents start at once
 BACKUP = "hub-key.backup.yaml"
 TEAM_FILES = ("namespaces.yaml", "sites.yaml", "model.yaml", "policy.yaml", "fleet.yaml", "retail.yaml")
 """The team's Git, in the order in which it is applied."""
 
 
-def set_up(stage: Stage, person: Person) -> None:
-    """From an empty cluster to a running hub and nine agents; the hub key's Secret is backed up."""
+def set_up(play: Play) -> None:
+    """0. Keys, trust bundle, CRDs, the hub, nine sites with their agents; the hub key's Secret is backed up."""
+    stage, person = play.stage, play.person
     person.types(f"edgefleet trust init trust --model {MODEL}")
     person.types("edgefleet trust show trust/bundle.json")
     install_hub(person)
@@ -22,6 +26,23 @@ def set_up(stage: Stage, person: Person) -> None:
     stage.start_hub()
     apply_site_clusters(stage, person)
     stage.start_agents(person.desk / "trust" / "root.json")
+    clone_git(person, play.registry)
+    for file in ("namespaces.yaml", "sites.yaml"):
+        person.types(f"kubectl apply -f git/{file}")
+    for team in ("vision", "retail"):
+        person.types(f"kubectl -n {team} create secret generic {MODEL}-publishers --from-file=trust/publisher.pub")
+    play.checks.awaits("nine sites report, their hardware marked as declared", all_report, REPORT_LIMIT, describe_sites)
+
+
+def all_report(seen: Snapshot) -> bool:
+    """Whether the hub heard each site, and each says that a person declared its hardware."""
+    told = [site.status.hardware for site in seen.sites.values()]
+    return len(told) == len(PLACES) and all(hardware is not None and hardware.declared for hardware in told)
+
+
+def describe_sites(seen: Snapshot) -> str:
+    """What the hub knows of each site's hardware."""
+    return "; ".join(f"{name}: {site.status.hardware}" for name, site in seen.sites.items()) or "no EdgeSite"
 
 
 def install_hub(person: Person) -> None:
@@ -33,8 +54,7 @@ def install_hub(person: Person) -> None:
     person.types(f"kubectl -n {HUB_NAMESPACE} create configmap trust-bundle --from-file=bundle.json=trust/bundle.json")
 
 
-def clone_git(person: Person, registry: str, golden: str) -> None:
-    """The team's Git at the desk: the example's manifests with this run's registry, the golden set's digest and demo times."""
-    replacements = {"registry.example": registry, f"sha256:{'0' * 64}": golden}
+def clone_git(person: Person, registry: str) -> None:
+    """The team's Git at the desk: the example's manifests with this run's registry and demo times."""
     for file in TEAM_FILES:
-        person.saves(f"git/{file}", read_manifest(MANIFESTS, file, replacements))
+        person.saves(f"git/{file}", read_manifest(MANIFESTS, file, {"registry.example": registry}))

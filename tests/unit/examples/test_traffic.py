@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+
 from examples.digits.traffic import Example, SiteClient, start_clients
 
 EXAMPLE = Example(b'{"inputs": []}', "label", 7)

@@ -1,0 +1,136 @@
+"""The parts of the demo that decide: what it tells of changes, which times it shortens, what it counts."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgefleet.api.assignment import SiteAssignment
+from edgefleet.api.model import EdgeModel
+from edgefleet.api.rollout import ModelRollout
+from examples.digits.demo.counts import Traffic
+from examples.digits.demo.observer import Snapshot, describe_changes
+from examples.digits.demo.places import ELIGIBLE, MANIFESTS, PLACES, REFUSED
+from examples.digits.demo.play import all_serve, variant_words
+from examples.digits.demo.setting import TEAM_FILES
+from examples.digits.demo.times import SHORTENED, read_manifest, shorten
+
+HASH = "a" * 64
+FLEET = "vision/digits"
+
+
+def _run(**status: Any) -> ModelRollout:
+    spec = {
+        "fleet": "digits",
+        "number": 1,
+        "revision": {
+            "hash": HASH,
+            "model": "digits",
+            "repository": "registry.example/digits",
+            "digest": f"sha256:{HASH}",
+            "version": "v2",
+            "seq": 2,
+            "variants": [],
+            "serving": [{"repository": {}}],
+        },
+        "policy": {"waves": [{"name": "canary", "sites": 1}]},
+        "plan": {"hash": HASH, "sites": 8, "chunks": 1},
+    }
+    return ModelRollout.parse({"metadata": {"name": "digits-1", "namespace": "vision"}, "spec": spec, "status": status})
+
+
+def _assignment(site: str, sequence: int = 1, said: int = 1, **status: Any) -> SiteAssignment:
+    spec = {
+        "site": site,
+        "fleet": FLEET,
+        "sequence": sequence,
+        "action": "Run",
+        "model": "digits",
+        "revision": HASH,
+        "version": "v2",
+        "variant": "int8",
+        "expiresAt": "2026-01-01T00:00:00Z",
+        "envelope": "-",
+    }
+    return SiteAssignment.parse({"metadata": {"name": "vision.digits"}, "spec": spec, "status": {"sequence": said, **status}})
+
+
+def _serving(site: str, sequence: int = 1, said: int = 1) -> SiteAssignment:
+    active = {"revision": HASH, "version": "v2", "since": "2026-01-01T00:00:00Z"}
+    return _assignment(site, sequence, said, state="Active", active=active)
+
+
+def test_every_shortened_time_stands_in_its_manifest() -> None:
+    for file in TEAM_FILES:
+        text = read_manifest(MANIFESTS, file, {})
+        assert all(f"{entry.key}: {entry.demo}\n" in text for entry in SHORTENED if entry.file == file)
+
+
+def test_a_time_that_moved_is_noticed() -> None:
+    with pytest.raises(ValueError, match="interval: 10m"):
+        shorten("interval: 5m\n", "model.yaml")
+
+
+def test_nine_places_of_which_one_is_refused() -> None:
+    assert (len(PLACES), len(ELIGIBLE), REFUSED) == (9, 8, "austin")
+
+
+def test_a_wave_is_told_when_it_opens_and_when_it_passes() -> None:
+    planned, opened = _run(), _run(waves=[{"name": "canary", "sites": 2, "openedAt": "2026-01-01T00:00:00Z"}])
+    passed = _run(waves=[{"name": "canary", "sites": 2, "openedAt": "2026-01-01T00:00:00Z", "passedAt": "2026-01-01T00:00:05Z"}])
+    seen = [Snapshot(runs={"vision/digits-1": run}) for run in (planned, opened, passed)]
+    assert describe_changes(Snapshot(), seen[0]) == ["run vision/digits-1: v2 planned for 8 sites"]
+    assert describe_changes(seen[0], seen[1]) == ["run vision/digits-1: wave canary opens (2 sites)"]
+    assert describe_changes(seen[1], seen[2]) == ["run vision/digits-1: wave canary passed"]
+    assert describe_changes(seen[2], seen[2]) == []
+
+
+def test_an_outcome_and_a_vanished_run_are_told_once() -> None:
+    ended = Snapshot(runs={"vision/digits-1": _run(phase="Ended", outcome="Promoted", reason="Adopted")})
+    assert "run vision/digits-1: Promoted (Adopted)" in describe_changes(Snapshot(), ended)
+    assert describe_changes(ended, Snapshot()) == ["run vision/digits-1 is gone"]
+
+
+def test_a_site_is_told_only_of_the_assignment_it_has() -> None:
+    key = ("berlin", FLEET)
+    old, new = (Snapshot(assignments={key: _assignment("berlin", 2, said, state="Active")}) for said in (1, 2))
+    assert describe_changes(Snapshot(), old) == []
+    assert describe_changes(old, new) == ["site berlin: v2 int8 Active"]
+
+
+def test_a_refused_release_is_told_with_its_reason() -> None:
+    spec = {"source": {"repository": "r/d", "tag": "v4"}, "verify": {"keys": {"secretRef": "k"}}, "serving": [{"repository": {}}]}
+    said = {"type": "SourceVerified", "status": "False", "reason": "SignatureMissing", "message": "no signature"}
+    model = EdgeModel.parse({"metadata": {"name": "digits"}, "spec": spec, "status": {"conditions": [said]}})
+    assert describe_changes(Snapshot(), Snapshot(models={FLEET: model})) == ["model vision/digits: refused, SignatureMissing: no signature"]
+
+
+def test_all_serve_believes_only_what_sites_said_of_their_present_assignment() -> None:
+    def seen(*assignments: SiteAssignment) -> Snapshot:
+        return Snapshot(assignments={(each.spec.site, FLEET): each for each in assignments})
+
+    eight = [_serving(site) for site in ELIGIBLE]
+    assert all_serve(seen(*eight), "v2")
+    assert not all_serve(seen(*eight[1:]), "v2")
+    assert not all_serve(seen(*eight, _serving(REFUSED)), "v2")
+    assert not all_serve(seen(*eight[1:], _serving(ELIGIBLE[0], sequence=2, said=1)), "v2")
+    assert not all_serve(seen(*eight), "v1")
+
+
+def test_int8_asks_for_vnni_and_wins_where_it_fits() -> None:
+    words = variant_words(Path("/desk/releases/v2/int8"))
+    assert "features=avx512_vnni" in words
+    assert "priority=10" in words
+    assert "file=releases/v2/int8/model.onnx" in words
+    assert "features" not in variant_words(Path("/desk/releases/v2/fp32"))
+
+
+def test_rates_are_taken_over_the_last_seconds_of_the_clients_own_clock(tmp_path: Path) -> None:
+    path = tmp_path / "traffic.json"
+    traffic = Traffic(path)
+    assert traffic.read().sites == {}
+    for at, answered in ((100.0, 0), (101.0, 5), (102.0, 10), (103.0, 15)):
+        path.write_text(json.dumps({"at": at, "sites": {"berlin": {"answered": answered, "losses": []}}}))
+        now = traffic.read()
+    assert traffic.rates(now) == {"berlin": 5.0}
