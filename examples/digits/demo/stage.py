@@ -155,7 +155,7 @@ def apply_site_clusters(stage: Stage, person: Person) -> None:
     template = (DIGITS / "demo" / "agent.yaml").read_text()
     for name, cluster in stage.lab.sites.items():
         here = [place.name for place in PLACES if place.cluster == name]
-        manifests = "---\n".join(template.replace("SITE", site) for site in here)
+        manifests = "---\n".join(template.replace("my-site", site) for site in here)
         file = person.saves(f"{name}.yaml", manifests)
         stage.story.tell("stage", f"cluster {name} gets SiteAssignment and namespaces {', '.join(map(site_namespace, here))}")
         cluster.kubectl("apply", "-f", str(REPOSITORY / "crds" / "siteassignments.yaml"))
