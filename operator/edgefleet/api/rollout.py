@@ -54,7 +54,7 @@ class ModelRolloutSpec(Schema):
             "x-kubernetes-validations": [
                 {
                     "rule": "self.fleet == oldSelf.fleet && self.number == oldSelf.number"
-                    " && self.revision.hash == oldSelf.revision.hash && self.plan == oldSelf.plan",
+                    " && self.revision == oldSelf.revision && self.policy == oldSelf.policy && self.plan == oldSelf.plan",
                     "message": "a run is frozen: only spec.control may change; name another release in the EdgeModel instead",
                 },
             ]

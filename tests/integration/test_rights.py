@@ -1,0 +1,187 @@
+"""Who may write what at the hub: RBAC and admission policies on a real API server, as charts/edgefleet/templates holds them."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.lab import LabError
+from tests.lab.cluster import Cluster, Lab
+
+ROOT = Path(__file__).parents[2]
+HEX = "a" * 64
+DIGEST = f"sha256:{HEX}"
+Kubectl = Callable[..., str]
+
+REVISION: dict[str, Any] = {
+    "hash": HEX,
+    "model": "weld",
+    "repository": "registry.example/weld",
+    "digest": DIGEST,
+    "version": "1",
+    "seq": 1,
+    "variants": [{"name": "fp32", "digest": DIGEST, "size": 1, "arch": "amd64"}],
+    "serving": [{"repository": {}}],
+}
+
+
+def run_body(name: str) -> dict[str, Any]:
+    return {
+        "apiVersion": "edgefleet.io/v1alpha1",
+        "kind": "ModelRollout",
+        "metadata": {"name": name, "namespace": "team"},
+        "spec": {
+            "fleet": "plants",
+            "number": 1,
+            "revision": REVISION,
+            "policy": {"waves": [{"name": "canary", "sites": 1}]},
+            "plan": {"hash": HEX, "sites": 1, "chunks": 1},
+        },
+    }
+
+
+def assignment_body(site: str) -> dict[str, Any]:
+    return {
+        "apiVersion": "edgefleet.io/v1alpha1",
+        "kind": "SiteAssignment",
+        "metadata": {"name": "team.plants", "namespace": f"edgesite-{site}"},
+        "spec": {
+            "site": site,
+            "fleet": "team/plants",
+            "sequence": 1,
+            "action": "Run",
+            "model": "weld",
+            "expiresAt": "2030-01-01T00:00:00Z",
+            "envelope": "e30=",
+        },
+    }
+
+
+def lease_body(site: str, name: str = "agent") -> dict[str, Any]:
+    return {
+        "apiVersion": "coordination.k8s.io/v1",
+        "kind": "Lease",
+        "metadata": {"name": name, "namespace": f"edgesite-{site}"},
+        "spec": {"holderIdentity": site, "leaseDurationSeconds": 180},
+    }
+
+
+@pytest.fixture(scope="module")
+def people(lab: Lab) -> Iterator[dict[str, Kubectl]]:
+    """kubectl as the administrator, as the hub, as two sites."""
+    lab.hub.kubectl("apply", "--server-side", "-f", str(ROOT / "crds"))
+    lab.hub.kubectl("wait", "--for=condition=Established", "--timeout=30s", "-f", str(ROOT / "crds"))
+    lab.hub.kubectl("apply", "--server-side", "-f", str(ROOT / "charts/edgefleet/templates"))
+    for namespace in ("team", "edgesite-berlin", "edgesite-oslo"):
+        lab.hub.kubectl("create", "namespace", namespace)
+
+    def kubectl_as(user: str, *groups: str) -> Kubectl:
+        path = lab.client_kubeconfig("hub", user, groups)
+        cluster = Cluster(user, lab.hub.url, lab.hub.folder, path, None)
+        return cluster.kubectl
+
+    names = {
+        "admin": lab.hub.kubectl,
+        "hub": kubectl_as("edgefleet:hub"),
+        "berlin": kubectl_as("edgefleet:site:berlin", "edgefleet:sites"),
+        "oslo": kubectl_as("edgefleet:site:oslo", "edgefleet:sites"),
+    }
+    for site in ("berlin", "oslo"):
+        binding = ["create", "rolebinding", "edgefleet-site", "-n", f"edgesite-{site}", "--clusterrole=edgefleet-site"]
+        names["hub"](*binding, f"--user=edgefleet:site:{site}")
+        names["hub"]("create", "-f", "-", stdin=json.dumps(assignment_body(site)))
+    names["hub"]("create", "-f", "-", stdin=json.dumps(run_body("plants-1")))
+    _wait_for_policies(lab.hub.kubectl)
+    yield names
+    for namespace in ("edgesite-berlin", "edgesite-oslo", "team"):
+        lab.hub.kubectl("delete", "namespace", namespace, "--wait=false")
+
+
+def _wait_for_policies(admin: Kubectl) -> None:
+    """A new admission policy takes a moment to hold; ask until it does."""
+    for _ in range(100):
+        try:
+            admin(
+                "create",
+                "--dry-run=server",
+                "-f",
+                "-",
+                stdin=json.dumps(assignment_body("berlin") | {"metadata": {"name": "x", "namespace": "team"}}),
+            )
+        except LabError as error:
+            if "written by the hub alone" in str(error):
+                return
+    raise AssertionError("the admission policies never came into force")
+
+
+STATUS = '{"status":{"sequence":1,"state":"Active"}}'
+
+ALLOWED: list[tuple[str, str, list[str], Any]] = [
+    ("a site reads its assignments", "berlin", ["get", "siteassignments", "-n", "edgesite-berlin"], None),
+    ("a site writes its assignment's status", "berlin", ["patch", "siteassignment", "team.plants", "-n", "edgesite-berlin", "--subresource=status", "--type=merge", "-p", STATUS], None),
+    ("a site makes its Lease", "berlin", ["apply", "--server-side", "-f", "-"], lease_body("berlin")),
+    ("a site renews its Lease", "berlin", ["apply", "--server-side", "-f", "-"], lease_body("berlin")),
+    ("a site reads the trust bundle", "berlin", ["get", "configmaps", "-n", "edgesite-berlin"], None),
+    ("the hub lists sites", "hub", ["get", "edgesites"], None),
+    ("the hub writes a run's status", "hub", ["patch", "modelrollout", "plants-1", "-n", "team", "--subresource=status", "--type=merge", "-p", '{"status":{"phase":"Rolling"}}'], None),
+    ("a person pauses a run", "admin", ["patch", "modelrollout", "plants-1", "-n", "team", "--type=merge", "-p", '{"spec":{"control":{"paused":true}}}'], None),
+    ("a person deletes a run (forget)", "admin", ["delete", "modelrollout", "plants-1", "-n", "team", "--dry-run=server"], None),
+]  # fmt: skip
+
+REFUSED: list[tuple[str, str, list[str], Any, str]] = [
+    ("a site reads another's assignments", "berlin", ["get", "siteassignments", "-n", "edgesite-oslo"], None, "forbidden"),
+    ("a site lists all assignments", "berlin", ["get", "siteassignments", "-A"], None, "forbidden"),
+    ("a site reads Secrets", "berlin", ["get", "secrets", "-n", "edgesite-berlin"], None, "forbidden"),
+    ("a site lists sites", "berlin", ["get", "edgesites"], None, "forbidden"),
+    ("a site reads the hub's key", "berlin", ["get", "secret", "hub-key", "-n", "edgefleet-system"], None, "forbidden"),
+    ("a site writes its assignment's spec", "berlin", ["patch", "siteassignment", "team.plants", "-n", "edgesite-berlin", "--type=merge", "-p", '{"spec":{"model":"x"}}'], None, "forbidden"),
+    ("a site deletes its assignment", "berlin", ["delete", "siteassignment", "team.plants", "-n", "edgesite-berlin"], None, "forbidden"),
+    ("a site writes another's status", "berlin", ["patch", "siteassignment", "team.plants", "-n", "edgesite-oslo", "--subresource=status", "--type=merge", "-p", STATUS], None, "forbidden"),
+    ("a site writes another's Lease", "berlin", ["apply", "--server-side", "-f", "-"], lease_body("oslo"), "forbidden"),
+    ("a site makes a second Lease", "berlin", ["apply", "--server-side", "-f", "-"], lease_body("berlin", "other"), "writes only its Lease"),
+    ("a person writes an assignment", "admin", ["patch", "siteassignment", "team.plants", "-n", "edgesite-berlin", "--type=merge", "-p", '{"spec":{"model":"x"}}'], None, "change the EdgeFleet or its EdgeModel"),
+    ("a person makes a run", "admin", ["create", "-f", "-"], run_body("plants-2"), "name a release in the EdgeModel"),
+    ("a person writes a run's status", "admin", ["patch", "modelrollout", "plants-1", "-n", "team", "--subresource=status", "--type=merge", "-p", '{"status":{"phase":"Ended"}}'], None, "status is written by the hub alone"),
+    ("a person changes a frozen plan", "admin", ["patch", "modelrollout", "plants-1", "-n", "team", "--type=merge", "-p", '{"spec":{"plan":{"sites":2}}}'], None, "a run is frozen"),
+    ("a person changes a frozen revision", "admin", ["patch", "modelrollout", "plants-1", "-n", "team", "--type=merge", "-p", json.dumps({"spec": {"revision": {"hash": "b" * 64}}})], None, "a run is frozen"),
+    ("a person changes a frozen policy", "admin", ["patch", "modelrollout", "plants-1", "-n", "team", "--type=merge", "-p", '{"spec":{"policy":{"onFailure":"Pause"}}}'], None, "a run is frozen"),
+    ("somebody approves as another", "admin", ["patch", "modelrollout", "plants-1", "-n", "team", "--type=merge", "-p", '{"spec":{"control":{"approvals":[{"wave":"canary","by":"alice"}]}}}'], None, "must be your own user name"),
+    ("the hub pauses a run", "hub", ["patch", "modelrollout", "plants-1", "-n", "team", "--type=merge", "-p", '{"spec":{"control":{"aborted":true}}}'], None, "the hub never writes spec.control"),
+    ("the hub makes a policy", "hub", ["create", "-f", "-"], {"apiVersion": "edgefleet.io/v1alpha1", "kind": "RolloutPolicy", "metadata": {"name": "lax", "namespace": "team"}, "spec": {"waves": [{"name": "all", "percent": 100}]}}, "no policy but its heartbeat"),
+    ("the hub reads all Secrets at once", "hub", ["get", "secrets", "-A"], None, "forbidden"),
+    ("the hub makes itself an administrator", "hub", ["create", "clusterrolebinding", "x", "--clusterrole=cluster-admin", "--user=edgefleet:hub"], None, "forbidden"),
+    ("the hub binds a stronger role", "hub", ["create", "rolebinding", "x", "-n", "team", "--clusterrole=cluster-admin", "--user=edgefleet:hub"], None, "forbidden"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("who", "arguments", "body"), [case[1:] for case in ALLOWED], ids=[case[0] for case in ALLOWED])
+def test_allowed(people: dict[str, Kubectl], who: str, arguments: list[str], body: Any) -> None:
+    people[who](*arguments, stdin=json.dumps(body) if body else None)
+
+
+@pytest.mark.parametrize(("who", "arguments", "body", "said"), [case[1:] for case in REFUSED], ids=[case[0] for case in REFUSED])
+def test_refused(people: dict[str, Kubectl], who: str, arguments: list[str], body: Any, said: str) -> None:
+    with pytest.raises(LabError) as refusal:
+        people[who](*arguments, stdin=json.dumps(body) if body else None)
+    assert said in str(refusal.value)
+
+
+def test_rights_widened_by_mistake_still_let_no_site_write_elsewhere(people: dict[str, Kubectl]) -> None:
+    """RBAC guards reads, admission guards writes; here RBAC fails and admission must hold."""
+    people["admin"]("create", "clusterrolebinding", "mistake", "--clusterrole=cluster-admin", "--group=edgefleet:sites")
+    try:
+        for arguments, body in (
+            (["apply", "--server-side", "-f", "-"], lease_body("oslo")),
+            (["delete", "siteassignment", "team.plants", "-n", "edgesite-berlin"], None),
+            (["create", "namespace", "mine"], None),
+        ):
+            for _ in range(50):  # RBAC needs a moment to learn of the binding
+                with pytest.raises(LabError) as refusal:
+                    people["berlin"](*arguments, stdin=json.dumps(body) if body else None)
+                if "a site writes only" in str(refusal.value):
+                    break
+            assert "a site writes only" in str(refusal.value)
+    finally:
+        people["admin"]("delete", "clusterrolebinding", "mistake")
