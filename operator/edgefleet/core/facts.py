@@ -35,6 +35,7 @@ class AssignmentFacts:
     revision: str | None
     run: str | None
     expires_at: datetime
+    variant: str = ""
     status_sequence: int = 0
     state: SiteState = "Progressing"
     fault: Fault | None = None
@@ -118,7 +119,10 @@ class ModelFacts:
 
 @dataclass(frozen=True, slots=True)
 class FleetFacts:
-    """All that decides about one fleet. `model` / `policy` are None when the object that the spec names does not exist."""
+    """All that decides about one fleet. `model` / `policy` are None when the object that the spec names does not exist.
+
+    `deleted_at` is metadata.deletionTimestamp: withdrawals are waited for from then on, for unreachable.skipAfter and no longer.
+    """
 
     key: FleetKey
     spec: EdgeFleetSpec
@@ -129,5 +133,6 @@ class FleetFacts:
     runs: tuple[RunFacts, ...]
     sites: tuple[SiteFacts, ...]
     deleting: bool = False
+    deleted_at: datetime | None = None
     generation: int = 1
     unreadable: tuple[str, ...] = field(default=())

@@ -21,7 +21,7 @@ class Memory:
 
     `active` is the newest run without an outcome; `surplus` are older ones (left by a crash). `stable` is the revision of the
     newest Promoted run that is neither revoked nor barred; `promoted_once` tells "never had one" from "none is safe any more".
-    `barred` maps a revision's hash to the run that bars it; `outcomes` a run's name to how it ended; `revoked` holds hashes.
+    `barred` maps a revision's hash to the run that bars it; `runs` are all by name; `revoked` holds hashes.
     """
 
     active: RunFacts | None
@@ -29,7 +29,7 @@ class Memory:
     stable: Revision | None
     promoted_once: bool
     barred: dict[str, RunFacts]
-    outcomes: dict[str, Outcome | None]
+    runs: dict[str, RunFacts]
     revoked: frozenset[str]
 
     @property
@@ -43,7 +43,8 @@ class Memory:
             return False
         if assignment.revision in self.barred or assignment.revision in self.revoked:
             return True
-        return self.outcomes.get(assignment.run or "") in TAKING_BACK
+        sender = self.runs.get(assignment.run or "")
+        return sender is not None and sender.revision.hash == assignment.revision and sender.outcome in TAKING_BACK
 
 
 def recall(fleet: FleetFacts) -> Memory:
@@ -60,7 +61,7 @@ def recall(fleet: FleetFacts) -> Memory:
         stable=next((one for one in promoted if one.hash not in revoked and one.hash not in barred), None),
         promoted_once=bool(promoted),
         barred=barred,
-        outcomes={run.name: run.outcome for run in runs},
+        runs={run.name: run for run in runs},
         revoked=revoked,
     )
 

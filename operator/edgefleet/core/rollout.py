@@ -1,0 +1,245 @@
+"""One run, decided: which sites are assigned now, which wave opens, whether the run goes back or ends, and what it waits for.
+
+`decide` reads only facts and can be asked at any time, after any part of its last actions: what a site was told stands in its
+assignment, what a wave went through in the run's status. Evidence is read in progress, judged in judge, the way back is planned
+in returning, and record puts the result into words. Which run a fleet needs is decided in fleet.
+
+Pause and suspension stop what goes forward: new waves and new assignments. Judging goes on, and so does going back.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from edgefleet.api.meta import format_time, parse_time
+from edgefleet.api.policy import Wave
+from edgefleet.api.rollout import Outcome, WaveRecord
+from edgefleet.core.actions import AssignSite, EndRun
+from edgefleet.core.decisions import RolloutDecision
+from edgefleet.core.facts import FleetFacts, RunFacts, SiteFacts
+from edgefleet.core.judge import Fail, Inconclusive, Pass, Verdict, judge_hard_checks, judge_wave
+from edgefleet.core.memory import count_names, recall
+from edgefleet.core.progress import SiteProgress, Stand, survey
+from edgefleet.core.reach import earliest
+from edgefleet.core.record import DEADLINE, Step, count_sites, deadline_at, deadline_passed, summarise_rollout
+from edgefleet.core.returning import (
+    MAX_FAILED,
+    NO_SAFE_TARGET,
+    NO_SAFE_TARGET_MESSAGE,
+    Cause,
+    find_cause,
+    find_failing,
+    plan_way_back,
+)
+from edgefleet.core.waves import list_waves
+
+INCONCLUSIVE = "InconclusiveAnalysis"
+
+
+def decide(run: RunFacts, sites: Mapping[str, SiteFacts], fleet: FleetFacts, now: datetime) -> RolloutDecision:
+    """What to do for this run now. `sites` holds at least the planned ones that exist, by name. A run that ended is left alone."""
+    if run.outcome is not None:
+        status = run.status.model_copy(update={"phase": "Ended", "outcome": run.outcome, "observed_generation": run.generation})
+        return RolloutDecision((), status, None)
+    return _Pass(run, sites, fleet, survey(run, sites, fleet, now), now).decide()
+
+
+def end_rollout(
+    run: RunFacts, sites: Mapping[str, SiteFacts], fleet: FleetFacts, now: datetime, *, outcome: Outcome, reason: str, message: str
+) -> RolloutDecision:
+    """End this run now, for a reason that lies outside of it."""
+    one = _Pass(run, sites, fleet, survey(run, sites, fleet, now), now)
+    return one.conclude(one.end(outcome, reason, message))
+
+
+@dataclass(frozen=True, slots=True)
+class _Pass:
+    """One look at one run."""
+
+    run: RunFacts
+    sites: Mapping[str, SiteFacts]
+    fleet: FleetFacts
+    progress: tuple[SiteProgress, ...]
+    now: datetime
+
+    def decide(self) -> RolloutDecision:
+        memory = recall(self.fleet)
+        fail = judge_hard_checks(self.progress, self.run.policy.max_failed, first_wave=self._first_wave())
+        cause = find_cause(self.run, self.progress, memory, fail)
+        if cause is None:
+            failing = find_failing(self.run, self.progress, fail)
+            step = self._stand(failing, fail) if failing is not None else self._go_forward()
+            if isinstance(step, Step):
+                return self.conclude(step)
+            cause = step
+        return self.conclude(self._return_all(cause))
+
+    def conclude(self, step: Step) -> RolloutDecision:
+        counts = count_sites(self.progress)
+        status = summarise_rollout(self.run, counts, step, self.now)
+        moments = [one.changes_at for one in self.progress]
+        if step.outcome is None:
+            moments.append(deadline_at(self.run, status))
+            if isinstance(step.verdict, Inconclusive):
+                moments.append(step.verdict.ends_at)
+        wake_at = earliest(*moments, after=self.now) if step.outcome is None else None
+        back = any(one.stand in (Stand.RETURNING, Stand.RETURNED) for one in self.progress)
+        return RolloutDecision(step.actions, status, wake_at, step.returning, taken_back=back)
+
+    def end(self, outcome: Outcome, reason: str, message: str, verdict: Verdict | None = None) -> Step:
+        return Step(
+            "Ended",
+            reason=reason,
+            message=message,
+            outcome=outcome,
+            verdict=verdict,
+            waves=self._records(),
+            actions=(EndRun(self.run.name, outcome, reason, message),),
+        )
+
+    def _first_wave(self) -> int:
+        return min((one.wave for one in self.progress), default=0)
+
+    def _group(self, index: int) -> list[SiteProgress]:
+        return [one for one in self.progress if one.wave == index]
+
+    def _records(self) -> tuple[WaveRecord, ...]:
+        """The waves as recorded, with their sites counted. A wave that this run assigned sites in is open, recorded or not."""
+        known = {record.name: record for record in self.run.status.waves}
+        records = []
+        for index, wave in enumerate(list_waves(self.run.policy)):
+            group = self._group(index)
+            record = known.get(wave.name, WaveRecord(name=wave.name))
+            begun = any(one.exposed and self._sent(one.site) for one in group)
+            opened_at = record.opened_at or (format_time(self.now) if begun else None)
+            records.append(record.model_copy(update={"sites": len(group), "opened_at": opened_at}))
+        return tuple(records)
+
+    def _sent(self, site: str) -> bool:
+        assignment = self.sites[site].assignment
+        return assignment is not None and assignment.run == self.run.name
+
+    def _return_all(self, cause: Cause) -> Step:
+        back = plan_way_back(
+            self.progress, self.progress, run=self.run, sites=self.sites, fleet=self.fleet, memory=recall(self.fleet), now=self.now
+        )
+        verdict = Fail(cause.reason, cause.message) if cause.outcome == "RolledBack" else None
+        going = Step(
+            "Returning",
+            reason=cause.reason,
+            message=cause.message,
+            verdict=verdict,
+            waves=self._records(),
+            actions=back.actions,
+            returning=cause.outcome,
+        )
+        if back.stranded:
+            return replace(going, waiting_for=NO_SAFE_TARGET, waiting_message=NO_SAFE_TARGET_MESSAGE, paused=NO_SAFE_TARGET)
+        if back.awaited:
+            waiting = f"{len(back.awaited)} site(s) go back: {count_names(back.awaited)}"
+            return replace(going, waiting_for="WaitingForReturn", waiting_message=waiting)
+        left = f"; not sent back, as they take no change now: {count_names(back.held)}" if back.held else ""
+        return self.end(cause.outcome, cause.reason, cause.message + left, verdict)
+
+    def _stand(self, failing: tuple[SiteProgress, ...], fail: Fail | None) -> Step:
+        """The run failed and its policy does not take it back whole: part of it may go back, and the run stands."""
+        back = plan_way_back(
+            failing, self.progress, run=self.run, sites=self.sites, fleet=self.fleet, memory=recall(self.fleet), now=self.now
+        )
+        message = fail.message if fail else self.run.status.message or "more sites failed than spec.policy.maxFailed allows"
+        remedy = "abort the run (spec.control.aborted), or name another release in the EdgeModel"
+        going = f"; {len(back.awaited)} site(s) go back: {count_names(back.awaited)}" if back.awaited else ""
+        return Step(
+            "Rolling",
+            waiting_for=MAX_FAILED,
+            waiting_message=f"{remedy}{going}",
+            reason=MAX_FAILED,
+            message=message,
+            paused=MAX_FAILED,
+            verdict=fail or Fail(MAX_FAILED, message),
+            waves=self._records(),
+            actions=back.actions,
+        )
+
+    def _go_forward(self) -> Step | Cause:
+        """Walk the waves up to the first that has not passed. Several may pass in one look."""
+        hold = self._hold()
+        records = list(self._records())
+        actions: list[AssignSite] = []
+        proven: set[str] = set()
+        verdict: Pass | Inconclusive = Pass()
+        for index, wave in enumerate(list_waves(self.run.policy)):
+            group = self._group(index)
+            if not group:
+                continue
+            if records[index].opened_at is None:
+                barrier = hold or self._find_barrier(wave)
+                if barrier is not None:
+                    return self._wait(barrier, verdict, records, actions)
+                records[index] = records[index].model_copy(update={"opened_at": format_time(self.now)})
+            if hold is None:
+                actions += self._assign(wave, group)
+            if records[index].passed_at is None:
+                verdict = self._judge(wave, group, records[index], proven)
+                if isinstance(verdict, Inconclusive):
+                    chosen = (wave.on_inconclusive or self.run.policy.on_inconclusive) if verdict.final else "Hold"
+                    if chosen == "Rollback":
+                        return Cause("RolledBack", INCONCLUSIVE, f"wave {wave.name} after soak.max: {verdict.message}")
+                    if chosen == "Hold":
+                        return self._wait(hold or _waiting(wave, verdict), verdict, records, actions)
+                    verdict = Pass("InconclusiveAnalysis", f"onInconclusive: Promote, after soak.max: {verdict.message}")
+                records[index] = records[index].model_copy(update={"passed_at": format_time(self.now)})
+            proven |= {one.variant for one in group if one.stand is Stand.PROVEN}
+        if hold is not None:
+            return self._wait(hold, verdict, records, actions)
+        left = [one.site for one in self.progress if one.stand is not Stand.PROVEN]
+        message = f"all waves passed{f'; not proven: {count_names(left)}' if left else ''}"
+        ended = self.end("Promoted", "AllWavesPassed", message, verdict)
+        return replace(ended, waves=tuple(records), actions=(*actions, *ended.actions))
+
+    def _hold(self) -> tuple[str, str] | None:
+        if self.run.control.paused:
+            return "UserPaused", "spec.control.paused is set: clear it, or abort the run"
+        if self.fleet.spec.suspend:
+            return "FleetSuspended", f"spec.suspend of fleet {self.fleet.key} is set: clear it to go on"
+        return None
+
+    def _find_barrier(self, wave: Wave) -> tuple[str, str] | None:
+        if wave.approval is not None:
+            people = {approval.by for approval in self.run.control.approvals if approval.wave == wave.name}
+            if len(people) < wave.approval.required:
+                found = f"{len(people)} of {wave.approval.required} people approved"
+                return "AwaitingApproval", f"wave {wave.name}: {found}; `edgefleet rollout approve` adds one to spec.control.approvals"
+        if deadline_passed(self.run, count_sites(self.progress), self.now):
+            return DEADLINE, f"wave {wave.name} does not open while progressDeadline is exceeded: bring a site back, or abort the run"
+        return None
+
+    def _assign(self, wave: Wave, group: Sequence[SiteProgress]) -> list[AssignSite]:
+        waiting = [one for one in group if one.stand is Stand.WAITING]
+        slots = len(waiting)
+        if wave.max_concurrent is not None:
+            slots = max(0, wave.max_concurrent - sum(one.stand is Stand.UNDERWAY for one in group))
+        return [AssignSite(one.site, self.run.revision, one.variant, self.run.name) for one in waiting[:slots]]
+
+    def _judge(self, wave: Wave, group: Sequence[SiteProgress], record: WaveRecord, proven: set[str]) -> Pass | Inconclusive:
+        opened_at = parse_time(record.opened_at) if record.opened_at else self.now
+        soak = wave.soak or self.run.policy.soak
+        return judge_wave(group, soak, opened_at=opened_at, proven_variants=proven, now=self.now)
+
+    def _wait(self, waiting: tuple[str, str], verdict: Verdict, records: Sequence[WaveRecord], actions: Sequence[AssignSite]) -> Step:
+        reason, message = waiting
+        return Step(
+            "Rolling",
+            waiting_for=reason,
+            waiting_message=message,
+            paused=reason if reason in ("UserPaused", "FleetSuspended", INCONCLUSIVE) else "",
+            verdict=verdict if any(record.opened_at for record in records) else None,
+            waves=tuple(records),
+            actions=tuple(actions),
+        )
+
+
+def _waiting(wave: Wave, verdict: Inconclusive) -> tuple[str, str]:
+    if verdict.final:
+        return INCONCLUSIVE, f"wave {wave.name} after soak.max, {verdict.reason}: {verdict.message}"
+    return verdict.reason, f"wave {wave.name}: {verdict.message}"
