@@ -68,9 +68,7 @@ class _TrustDocument(_Document):
     hub_keys: Annotated[tuple[Pem, ...], Field(min_length=1, max_length=8)]
 
 
-def make_root(
-    keys: Sequence[PublicKey], *, signers: Sequence[PrivateKey], threshold: int, version: int, expires_at: datetime
-) -> bytes:
+def make_root(keys: Sequence[PublicKey], *, signers: Sequence[PrivateKey], threshold: int, version: int, expires_at: datetime) -> bytes:
     """A root: `threshold` of `keys` sign bundles and the next root. For version n+1, `signers` hold enough keys of n and n+1.
 
     Raises ValueError when fewer different keys are given than the threshold.
@@ -184,9 +182,7 @@ def _follow_roots(pinned_root: bytes, documents: Any) -> Root:
             )
         current = step.signed
     if not met_the_pinned:
-        raise Rejected(
-            "BundleRootMismatch", f"the trust bundle does not contain the pinned root, version {pinned.signed.version}"
-        )
+        raise Rejected("BundleRootMismatch", f"the trust bundle does not contain the pinned root, version {pinned.signed.version}")
     return current
 
 

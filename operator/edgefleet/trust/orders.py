@@ -43,9 +43,7 @@ def open_order(envelope: str, hub_keys: Sequence[PublicKey]) -> Order:
         body = parse_json_object(payload, limit=MAX_ENVELOPE_CHARACTERS)
         found = body.get("formatVersion")
         if type(found) is not int or found != ORDER_FORMAT:
-            raise Rejected(
-                "FormatUnknown", f"the order has formatVersion {found!r}, this agent reads {ORDER_FORMAT}: upgrade the agent"
-            )
+            raise Rejected("FormatUnknown", f"the order has formatVersion {found!r}, this agent reads {ORDER_FORMAT}: upgrade the agent")
         return Order.model_validate(body)
 
 
@@ -71,6 +69,5 @@ def _open(envelope: str, hub_keys: Sequence[PublicKey]) -> bytes:
             return payload
     raise Rejected(
         "OrderSignatureInvalid",
-        f"signed by {', '.join(str(entry['keyid'])[:80] for entry in signatures)}; trusted hub keys: "
-        f"{', '.join(by_id) or 'none'}",
+        f"signed by {', '.join(str(entry['keyid'])[:80] for entry in signatures)}; trusted hub keys: {', '.join(by_id) or 'none'}",
     )

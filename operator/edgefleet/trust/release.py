@@ -1,0 +1,205 @@
+"""Whether an artifact is a release of a model that enough trusted publishers stand for.
+
+cosign's signature names a digest and nothing else, so alone it could be moved to another model, or an old release passed off
+as the newest. Two things are therefore demanded, each by `threshold` different keys: a signature over the digest, and an
+attestation that binds the digest to model, version and release sequence (golden sets: to the model).
+Where the bundles were found does not matter, and what the caller does with the verdict is its own.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Any, TypeVar
+
+from pydantic import AwareDatetime, Field, ValidationError
+
+from edgefleet.api.meta import Schema, format_time
+from edgefleet.api.quantities import Name
+from edgefleet.trust.errors import Rejected, rejecting
+from edgefleet.trust.keys import PrivateKey, PublicKey
+from edgefleet.trust.signatures import KeyRing, SignedStatement, Statement, sign_statement, verify_bundle
+
+SIGN_PREDICATE = "https://sigstore.dev/cosign/sign/v1"
+RELEASE_PREDICATE = "https://edgefleet.io/attestation/release/v1"
+GOLDEN_PREDICATE = "https://edgefleet.io/attestation/golden/v1"
+MAX_BUNDLES = 64
+
+
+class ReleaseFacts(Schema):
+    """The predicate of a release attestation. `release_seq` orders the releases of a model; version is for people."""
+
+    model: Name
+    version: Annotated[str, Field(min_length=1, max_length=64)]
+    release_seq: Annotated[int, Field(ge=0, le=1_000_000_000, strict=True)]
+    created_at: AwareDatetime
+
+
+class GoldenFacts(Schema):
+    """The predicate of a golden set's attestation."""
+
+    model: Name
+    created_at: AwareDatetime
+
+
+@dataclass(frozen=True)
+class VerifiedRelease:
+    """What the attestation binds to the digest, and the ids of all trusted keys that signed the digest."""
+
+    version: str
+    seq: int
+    created_at: datetime
+    signed_by: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class VerifiedGolden:
+    """When the golden set was attested, and the ids of all trusted keys that signed it."""
+
+    created_at: datetime
+    signed_by: tuple[str, ...]
+
+
+def sign_digest(key: PrivateKey, digest: str) -> bytes:
+    """A signature as `cosign sign` makes it."""
+    return sign_statement(key, Statement(SIGN_PREDICATE, (digest,), {}))
+
+
+def attest_release(key: PrivateKey, digest: str, facts: ReleaseFacts) -> bytes:
+    """A release attestation, as `cosign attest --type https://edgefleet.io/attestation/release/v1` makes it."""
+    return sign_statement(key, Statement(RELEASE_PREDICATE, (digest,), _predicate(facts, facts.created_at)))
+
+
+def attest_golden(key: PrivateKey, digest: str, facts: GoldenFacts) -> bytes:
+    """An attestation that a golden set is for a model."""
+    return sign_statement(key, Statement(GOLDEN_PREDICATE, (digest,), _predicate(facts, facts.created_at)))
+
+
+def verify_release(
+    *, digest: str, model: str, bundles: Sequence[bytes], keys: Sequence[PublicKey], threshold: int, min_seq: int
+) -> VerifiedRelease:
+    """The facts of a release that `threshold` of `keys` signed and attested for `model`, with a sequence of at least `min_seq`.
+
+    If several attestations hold, the one with the highest sequence counts. Raises Rejected: SignatureMissing, SignatureInvalid,
+    ThresholdNotMet, AttestationMissing, ModelMismatch, SeqTooLow; the message says why candidates did not count.
+    """
+    with rejecting("SignatureInvalid", f"release {digest}"):
+        evidence = _gather(digest, bundles, keys, threshold)
+        signed_by = _require_signatures(evidence)
+        votes: dict[tuple[int, str], dict[str, datetime]] = {}
+        for signer, facts in _read_attestations(evidence, RELEASE_PREDICATE, ReleaseFacts, model):
+            votes.setdefault((facts.release_seq, facts.version), {})[signer] = facts.created_at
+        held = [release for release, signers in votes.items() if len(signers) >= threshold]
+        if not held:
+            raise _unattested(evidence, sum(len(signers) for signers in votes.values()), model)
+        seq, version = max(held)
+        if seq < min_seq:
+            raise Rejected(
+                "SeqTooLow",
+                f"{digest} is version {version} of {model} with release sequence {seq}; the lowest accepted here is {min_seq}",
+            )
+        return VerifiedRelease(version, seq, min(votes[seq, version].values()), signed_by)
+
+
+def verify_golden(*, digest: str, model: str, bundles: Sequence[bytes], keys: Sequence[PublicKey], threshold: int) -> VerifiedGolden:
+    """The facts of a golden set that `threshold` of `keys` signed and attested for `model`. Raises Rejected as verify_release does."""
+    with rejecting("SignatureInvalid", f"golden set {digest}"):
+        evidence = _gather(digest, bundles, keys, threshold)
+        signed_by = _require_signatures(evidence)
+        votes = {signer: facts.created_at for signer, facts in _read_attestations(evidence, GOLDEN_PREDICATE, GoldenFacts, model)}
+        if len(votes) < threshold:
+            raise _unattested(evidence, len(votes), model)
+        return VerifiedGolden(min(votes.values()), signed_by)
+
+
+@dataclass
+class _Evidence:
+    """What trusted keys said about the digest; `problems` tells why other candidates, or parts of them, do not count."""
+
+    digest: str
+    threshold: int
+    signed: list[SignedStatement]
+    problems: list[str]
+    other_models: set[str]
+
+    def explain(self) -> str:
+        """The first problems, short enough for a condition."""
+        shown = "; ".join(problem[:200] for problem in self.problems[:3])
+        more = f"; and {len(self.problems) - 3} more" if len(self.problems) > 3 else ""
+        return f" ({shown}{more})" if shown else ""
+
+
+def _gather(digest: str, bundles: Sequence[bytes], keys: Sequence[PublicKey], threshold: int) -> _Evidence:
+    distinct = {key.id for key in keys}
+    if not 1 <= threshold <= len(distinct):
+        raise Rejected("ThresholdNotMet", f"{threshold} signatures are demanded of {len(distinct)} different trusted keys")
+    ring = KeyRing(keys)
+    evidence = _Evidence(digest, threshold, [], [], set())
+    for number, bundle in enumerate(bundles[:MAX_BUNDLES], start=1):
+        try:
+            found = verify_bundle(bundle, ring)
+        except Rejected as rejected:
+            evidence.problems.append(f"candidate {number}: {rejected.message}")
+            continue
+        if digest in found.statement.digests:
+            evidence.signed.append(found)
+        else:
+            evidence.problems.append(f"candidate {number}: it is about {found.statement.digests[0]}")
+    return evidence
+
+
+def _require_signatures(evidence: _Evidence) -> tuple[str, ...]:
+    signers = {found.signer for found in evidence.signed if found.statement.predicate_type == SIGN_PREDICATE}
+    if len(signers) >= evidence.threshold:
+        return tuple(sorted(signers))
+    if signers:
+        raise Rejected(
+            "ThresholdNotMet",
+            f"{evidence.digest} is signed by {len(signers)} trusted keys, {evidence.threshold} are demanded{evidence.explain()}",
+        )
+    if evidence.problems:
+        raise Rejected("SignatureInvalid", f"no trusted key signed {evidence.digest}{evidence.explain()}")
+    raise Rejected("SignatureMissing", f"{evidence.digest} is not signed: use `edgefleet model push --key` or `cosign sign`")
+
+
+_Facts = TypeVar("_Facts", ReleaseFacts, GoldenFacts)
+
+
+def _read_attestations(evidence: _Evidence, predicate_type: str, kind: type[_Facts], model: str) -> list[tuple[str, _Facts]]:
+    found = []
+    for signed in evidence.signed:
+        if signed.statement.predicate_type != predicate_type:
+            continue
+        try:
+            facts = kind.model_validate(dict(signed.statement.predicate))
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            evidence.problems.append(f"the attestation by {signed.signer} is malformed: {where}: {first['msg']}")
+            continue
+        if facts.model == model:
+            found.append((signed.signer, facts))
+        else:
+            evidence.other_models.add(facts.model)
+    return found
+
+
+def _unattested(evidence: _Evidence, votes: int, model: str) -> Rejected:
+    if votes:
+        return Rejected(
+            "ThresholdNotMet",
+            f"no attestation of {evidence.digest} is made by the {evidence.threshold} different trusted keys that are demanded"
+            f"{evidence.explain()}",
+        )
+    if evidence.other_models:
+        return Rejected(
+            "ModelMismatch", f"{evidence.digest} is attested for {', '.join(sorted(evidence.other_models))[:200]}, not for {model}"
+        )
+    return Rejected(
+        "AttestationMissing",
+        f"{evidence.digest} is signed, but no trusted key attests what it is: use `edgefleet model push` or `cosign attest`"
+        f"{evidence.explain()}",
+    )
+
+
+def _predicate(facts: Schema, created_at: datetime) -> dict[str, Any]:
+    return {**facts.to_json_dict(), "createdAt": format_time(created_at)}
