@@ -39,3 +39,7 @@ def hub(
         for silence in deaf.exceptions:
             typer.echo(f"hub: {silence}", err=True)
         raise typer.Exit(1) from None
+    except* ValueError as wrong:
+        for mistake in wrong.exceptions:
+            typer.echo(f"hub: {mistake}", err=True)
+        raise typer.Exit(2) from None

@@ -60,6 +60,7 @@ class Gatherer:
             runs=await self._runs(key),
             sites=tuple(self._site(key, record, by_site.get(record.metadata.name, ())) for record in self._inventory.sites),
             deleting=fleet.metadata.deletion_timestamp is not None,
+            deleted_at=fleet.metadata.deletion_timestamp,
             generation=fleet.metadata.generation,
         )
 
