@@ -145,6 +145,14 @@ def verify_bundle(data: bytes, verifier: BundleVerifier) -> SignedStatement:
         return SignedStatement(_parse_statement(payload), signer)
 
 
+def read_claim(data: bytes) -> tuple[Statement, str]:
+    """What a bundle claims and the key that it names. Nothing is verified: for people to look at. Raises Rejected(SignatureInvalid)."""
+    with rejecting("SignatureInvalid", "not a Sigstore bundle v0.3 with an in-toto statement"):
+        bundle = SigstoreBundle.model_validate(parse_json_object(data))
+        named = bundle.verification_material.public_key
+        return _parse_statement(decode_base64(bundle.dsse_envelope.payload)), _id_of_hint(named.hint) if named else "a certificate"
+
+
 def _parse_statement(payload: bytes) -> Statement:
     document = _StatementDocument.model_validate(parse_json_object(payload))
     digests = []
