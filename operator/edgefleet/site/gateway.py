@@ -128,28 +128,28 @@ class Gateway:
             self._write("routes.json", plan_routes(table))
             await self._wait(self._is_current, SWITCH_SECONDS, "Envoy does not take the routes")
 
-    async def drain(self, target: Target) -> None:
+    async def drain(self, served_name: str) -> None:
         """Wait until no request is under way at a revision that is no longer routed to, then forget it with its counters.
 
         After 65 s, more than any request may take here, it returns anyway.
         """
-        if target in self._table.values():
-            raise ValueError(f"{target.served_name} is routed to: switch first")
+        if any(target.served_name == served_name for target in self._table.values()):
+            raise ValueError(f"{served_name} is routed to: switch first")
         try:
-            await self._wait(lambda: self._is_idle(target), DRAIN_SECONDS, f"requests to {target.served_name} do not end")
+            await self._wait(lambda: self._is_idle(served_name), DRAIN_SECONDS, f"requests to {served_name} do not end")
         except GatewayDown as error:
             log.warning("%s", error)
         async with self._lock:
-            self._draining.discard(target)
+            self._draining = {target for target in self._draining if target.served_name != served_name}
             self._write("clusters.json", plan_clusters({*self._table.values(), *self._draining}, self._server))
 
     async def _knows(self, target: Target) -> bool:
         clusters = await self._ask("/clusters", format="json")
         return any(entry.get("name") == target.served_name for entry in clusters.get("cluster_statuses", ()))
 
-    async def _is_idle(self, target: Target) -> bool:
+    async def _is_idle(self, served_name: str) -> bool:
         # A request that still waits for a connection is not active yet, but pending.
-        stats = await self._ask("/stats", format="json", filter=f"^cluster.{target.served_name}.upstream_rq_(pending_)?active$")
+        stats = await self._ask("/stats", format="json", filter=f"^cluster.{served_name}.upstream_rq_(pending_)?active$")
         return all(entry["value"] == 0 for entry in stats.get("stats", ()) if "value" in entry)
 
     async def _is_current(self) -> bool:
@@ -195,3 +195,18 @@ class Gateway:
 
     def _write(self, name: str, content: dict[str, Any]) -> None:
         write_durably(self._folder / name, json.dumps(content).encode())
+
+
+def read_status(folder: Path) -> dict[str, Any]:
+    """For people: `pid` (None if it does not run), `address`, and `models` with their revisions, from the files of a gateway."""
+    try:
+        bootstrap = json.loads((folder / "bootstrap.json").read_bytes())
+        socket = bootstrap["static_resources"]["listeners"][0]["address"]["socket_address"]
+        table = read_table(json.loads((folder / "routes.json").read_bytes()))
+    except (FileNotFoundError, ValueError):
+        return {"pid": None, "address": "", "models": {}}
+    return {
+        "pid": GatewayProcess(folder).find(),
+        "address": Endpoint(socket["address"], socket["port_value"]).url,
+        "models": {model: target.revision for model, target in table.items()},
+    }

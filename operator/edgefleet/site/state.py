@@ -30,11 +30,15 @@ class Failure(Schema):
 
 
 class FleetState(Schema):
-    """One fleet. `floor` and `accepted_*` are the newest order accepted; `active` is what the gateway routes to."""
+    """One fleet. `floor` and `accepted_*` are the newest order accepted; `active` is what the gateway routes to.
+
+    `served_sequence` is the newest order that was carried out: under it `active` serves, or was withdrawn. `model` is that of `active`.
+    """
 
     floor: int = 0
     accepted_action: OrderAction | None = None
     accepted_revision: RevisionHash | None = None
+    served_sequence: int = 0
     model: str = ""
     active: RevisionHash | None = None
     active_since: datetime | None = None

@@ -144,13 +144,17 @@ class Store:
             self._remove(plan.remove)
             return list(plan.remove)
 
-    def tidy(self, fleet: str, *, protected: Iterable[str], storage: Storage) -> list[str]:
+    def tidy(self, *, protected: Iterable[str], storage: Storage) -> list[str]:
         """After a switch: remove what is no longer kept; returns these revisions. Raises OSError."""
         with self._lock:
-            self._reserved.pop(fleet, None)
             plan = plan_retention(self._stored(), protected=protected, keep=storage.keep, limit=parse_size(storage.limit))
             self._remove(plan.remove)
             return list(plan.remove)
+
+    def release(self, fleet: str) -> None:
+        """What was reserved for a fleet is not wanted any more; the next tidying removes what came of it."""
+        with self._lock:
+            self._reserved.pop(fleet, None)
 
     def _stored(self) -> list[StoredRevision]:
         return [StoredRevision(one.revision.hash, one.fleet, one.blobs(), one.used_at) for one in self.records()]

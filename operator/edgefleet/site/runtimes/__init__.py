@@ -44,3 +44,6 @@ class Runtime(Protocol):
 
     async def unload(self, name: str) -> None:
         """Stop serving and take the files back; an unknown name is fine. Raises ServerUnreachable, OSError."""
+
+    def placed(self) -> set[str]:
+        """The names of all revisions whose files the server has, also those placed before a restart of this process."""

@@ -71,7 +71,7 @@ class RepositoryRuntime:
         await asyncio.to_thread(self._remove, self._folder / name)
 
     def placed(self) -> set[str]:
-        """The names of the revisions whose folders are there, also after a restart."""
+        """See Runtime.placed."""
         return {path.name for path in self._folder.iterdir() if path.is_dir() and "--" in path.name}
 
     def _place(self, folder: Path, files: Mapping[str, Path], settings: bytes) -> None:

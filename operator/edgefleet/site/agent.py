@@ -1,0 +1,189 @@
+"""The agent of one site: its parts, wired, and the order in which they start.
+
+What serves comes first, from the state folder alone; then trust; then the two clusters. Every part runs until the agent ends; one that
+ends by an error ends the agent with it, and whoever supervises it starts it again. The gateway stays.
+"""
+
+import asyncio
+import fcntl
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from edgefleet import __version__
+from edgefleet.api.meta import site_namespace
+from edgefleet.api.report import SiteReport
+from edgefleet.api.site import Hardware
+from edgefleet.kube.client import Api
+from edgefleet.kube.resources import SITE_ASSIGNMENTS
+from edgefleet.kube.watch import Key, ListWatch
+from edgefleet.site.gateway import Gateway
+from edgefleet.site.gateway_config import Endpoint
+from edgefleet.site.heartbeat import Heartbeat
+from edgefleet.site.intake import Intake
+from edgefleet.site.link import Link
+from edgefleet.site.prefetch import Prefetcher
+from edgefleet.site.reconciler import Reconciler
+from edgefleet.site.runtimes.repository import RepositoryRuntime
+from edgefleet.site.serving import Serving
+from edgefleet.site.state import StateFile
+from edgefleet.site.status import AssignmentRecord, StatusWriter
+from edgefleet.site.store import Store
+from edgefleet.site.summary import Finding
+from edgefleet.site.trust_keeper import TrustKeeper
+from edgefleet.site.worker import Site
+
+log = logging.getLogger(__name__)
+
+USER_AGENT = "edgefleet-agent"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What `edgefleet agent` was told. `root` is the pinned root document; `renew` is the period of the heartbeat."""
+
+    site: str
+    hub_kubeconfig: Path
+    site_kubeconfig: Path
+    state: Path
+    root: bytes
+    hardware: Hardware
+    server: Endpoint
+    server_models: Path
+    gateway: Endpoint
+    envoy: Path | None = None
+    renew: timedelta = timedelta(seconds=60)
+
+
+class StateInUse(Exception):
+    """Another agent runs with this state folder."""
+
+
+def gateway_folder(state: Path) -> Path:
+    """Where the gateway of a state folder keeps its files."""
+    return state / "gateway"
+
+
+@contextmanager
+def exclusive(state: Path) -> Iterator[None]:
+    """The state folder for this process alone, made if absent. Raises StateInUse."""
+    state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    handle = os.open(state / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise StateInUse(f"another agent runs with the state folder {state}: give each site a folder of its own") from error
+    else:
+        yield
+    finally:
+        os.close(handle)
+
+
+async def run_agent(settings: Settings) -> None:
+    """Serve and obey until cancelled. Raises StateInUse, StateUnreadable, GatewayDown, GatewayMissing, ValueError (kubeconfig)."""
+    with exclusive(settings.state):
+        state = StateFile.open(settings.state / "state.json", site=settings.site)
+        store = Store(settings.state / "store")
+        async with (
+            Gateway(gateway_folder(settings.state), address=settings.gateway, server=settings.server, envoy=settings.envoy) as gateway,
+            RepositoryRuntime(settings.server, settings.server_models) as runtime,
+            Api.connect(settings.hub_kubeconfig, user_agent=USER_AGENT, attempts=2) as hub,
+            Api.connect(settings.site_kubeconfig, user_agent=USER_AGENT, attempts=2) as local,
+        ):
+            await gateway.start()
+            serving = Serving(state=state, store=store, runtime=runtime, gateway=gateway)
+            await Agent(settings, state=state, store=store, serving=serving, runtime=runtime, gateway=gateway, hub=hub, local=local).run()
+
+
+class Agent:
+    """The parts that talk to clusters, around those that serve."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        state: StateFile,
+        store: Store,
+        serving: Serving,
+        runtime: RepositoryRuntime,
+        gateway: Gateway,
+        hub: Api,
+        local: Api,
+    ) -> None:
+        namespace = site_namespace(settings.site)
+        self._serving = serving
+        self._gateway = gateway
+        self._trust = TrustKeeper(settings.state / "bundle.json", root=settings.root, state=state, on_change=self._nudge)
+        self._hub_watch = ListWatch(hub, SITE_ASSIGNMENTS, AssignmentRecord, namespace=namespace, on_change=self._hub_changed)
+        self._local_watch = ListWatch(local, SITE_ASSIGNMENTS, AssignmentRecord, namespace=namespace, on_change=self._local_changed)
+        self._hub_status = StatusWriter(hub, self._hub_watch, namespace)
+        self._local_status = StatusWriter(local, self._local_watch, namespace)
+        self._link = Link(
+            hub=hub,
+            local_api=local,
+            assignments=self._hub_watch,
+            local=self._local_watch,
+            namespace=namespace,
+            trust=self._trust,
+        )
+        report = SiteReport(agent_version=__version__, hardware=settings.hardware)
+        self._heartbeat = Heartbeat(hub, site=settings.site, report=report, renew=settings.renew, fleets=lambda: state.fleets)
+        self._state = state
+        self._site = Site(
+            state=state,
+            store=store,
+            trust=self._trust,
+            intake=Intake(site=settings.site, hardware=settings.hardware, trust=self._trust, state=state),
+            serving=serving,
+            runtime=runtime,
+            prefetcher=Prefetcher(store),
+            publish=self._publish,
+            report_now=self._heartbeat.report_now,
+        )
+        self._reconciler = Reconciler(self._site)
+
+    async def run(self) -> None:
+        """Run all parts until cancelled."""
+        await self._serving.sweep()
+        await self._trust.restore()
+        parts = (
+            self._gateway.run(),
+            self._serving.run(),
+            self._reconciler.run(),
+            self._local_watch.run(),
+            self._hub_watch.run(),
+            self._link.bundles.run(),
+            self._link.run(),
+            self._local_status.run(),
+            self._hub_status.run(),
+            self._heartbeat.run(),
+        )
+        try:
+            async with asyncio.TaskGroup() as group:
+                for part in parts:
+                    group.create_task(part)
+        finally:
+            await self._serving.close()
+            self._site.threads.shutdown(wait=False, cancel_futures=True)
+
+    def _publish(self, name: str, finding: Finding) -> None:
+        fleet = name.replace(".", "/", 1)
+        active = self._serving.active(fleet)
+        self._local_status.offer(name, finding, active)
+        self._hub_status.offer(name, finding, active)
+
+    def _nudge(self) -> None:
+        self._reconciler.nudge()
+
+    def _hub_changed(self, key: Key, old: AssignmentRecord | None, new: AssignmentRecord | None) -> None:
+        self._link.look_again()
+        self._hub_status.look_again()
+
+    def _local_changed(self, key: Key, old: AssignmentRecord | None, new: AssignmentRecord | None) -> None:
+        self._reconciler.observe(key, old, new)
+        self._link.look_again()
+        self._local_status.look_again()

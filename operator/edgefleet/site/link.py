@@ -1,0 +1,107 @@
+"""The pull link: what the hub wants comes from the site's own namespace there; what the site says goes back. The site connects out.
+
+Assignments are copied to the site's cluster, where they survive the cut; the trust bundle goes to the trust keeper. What is absent at
+the hub (object, CRD, namespace, rights, the hub itself) changes nothing here (I12), and the link goes on by itself when it is back.
+"""
+
+import asyncio
+import logging
+import random
+from typing import Annotated
+
+from pydantic import Field
+
+from edgefleet.core.site import plan_delay
+from edgefleet.kube.client import Api
+from edgefleet.kube.errors import ApiError
+from edgefleet.kube.resources import CONFIG_MAPS, SITE_ASSIGNMENTS
+from edgefleet.kube.watch import Key, ListWatch, Record
+from edgefleet.site.status import FIELD_MANAGER, AssignmentRecord
+from edgefleet.site.trust_keeper import TrustKeeper
+
+log = logging.getLogger(__name__)
+
+TRUST_BUNDLE = "trust-bundle"
+TRUST_BUNDLE_ENTRY = "bundle.json"
+
+
+class BundleRecord(Record):
+    """The ConfigMap with the trust bundle."""
+
+    data: Annotated[dict[str, str], Field(max_length=16)] = Field(default_factory=dict)
+
+
+class Link:
+    """Copies from the hub to the site. `assignments` and `local` are the two views of the same namespace."""
+
+    def __init__(
+        self,
+        *,
+        hub: Api,
+        local_api: Api,
+        assignments: ListWatch[AssignmentRecord],
+        local: ListWatch[AssignmentRecord],
+        namespace: str,
+        trust: TrustKeeper,
+    ) -> None:
+        self._local_api = local_api
+        self._assignments = assignments
+        self._local = local
+        self._namespace = namespace
+        self._trust = trust
+        self._wake = asyncio.Event()
+        self.bundles = ListWatch(
+            hub,
+            CONFIG_MAPS,
+            BundleRecord,
+            namespace=namespace,
+            fields=f"metadata.name={TRUST_BUNDLE}",
+            on_change=self._bundle_changed,
+        )
+
+    def look_again(self) -> None:
+        """An assignment changed on one of the two sides."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Copy until cancelled; trouble of either side is waited out."""
+        # An assignment that came before its trust bundle would be refused for nothing.
+        await self.bundles.synced.wait()
+        await self._local.synced.wait()
+        failures = 0
+        while True:
+            self._wake.clear()
+            try:
+                await self._offer_bundle()
+                await self._copy_assignments()
+                failures = 0
+            except ApiError as error:
+                failures += 1
+                pause = plan_delay(failures, random.random())  # noqa: S311 (spreads load)
+                log.warning("assignments are not copied to %s, again in %s: %s", self._local_api.server, pause, error)
+                await asyncio.sleep(pause.total_seconds())
+            else:
+                await self._wake.wait()
+
+    async def _offer_bundle(self) -> None:
+        record = self.bundles.get(self._namespace, TRUST_BUNDLE)
+        text = record.data.get(TRUST_BUNDLE_ENTRY) if record else None
+        if text:
+            await self._trust.offer(text.encode())
+
+    async def _copy_assignments(self) -> None:
+        for record in self._assignments:
+            name = record.metadata.name
+            held = self._local.get(self._namespace, name)
+            if held is not None and held.spec == record.spec:
+                continue
+            labels = {key: value for key, value in record.metadata.labels.items() if key.startswith("edgefleet.io/")}
+            body = {
+                "metadata": {"name": name, "namespace": self._namespace, "labels": labels},
+                "spec": record.spec.to_json_dict(),
+            }
+            self._local.observe(await self._local_api.apply(SITE_ASSIGNMENTS, body, manager=FIELD_MANAGER))
+            log.info("%s: sequence %d came from the hub", name, record.spec.sequence)
+
+    def _bundle_changed(self, _: Key, __: BundleRecord | None, ___: BundleRecord | None) -> None:
+        self._wake.set()

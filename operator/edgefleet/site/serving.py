@@ -1,0 +1,232 @@
+"""What serves at this site: puts a tried revision into service, keeps it there, takes it out.
+
+What the state file says is made true again after any crash, restart of the server, or restart of Envoy, without the hub and without any
+API server. Whether a revision may serve at all was decided before (prefetch.py, trial.py).
+"""
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from edgefleet.api.assignment import ActiveRevision, Order
+from edgefleet.api.meta import format_time
+from edgefleet.api.site import Storage
+from edgefleet.core.site import Cause
+from edgefleet.site.faults import StepFailed, explain_failure
+from edgefleet.site.gateway import Gateway
+from edgefleet.site.gateway_config import Target
+from edgefleet.site.runtimes import Runtime
+from edgefleet.site.state import FleetState, StateFile
+from edgefleet.site.store import RevisionRecord, Store
+
+log = logging.getLogger(__name__)
+
+UPKEEP_SECONDS = 5.0
+ENSURE_SECONDS = 600.0
+
+
+class Serving:
+    """The gateway and the runtime of one site, as the state file says."""
+
+    def __init__(self, *, state: StateFile, store: Store, runtime: Runtime, gateway: Gateway) -> None:
+        self._state = state
+        self._store = store
+        self._runtime = runtime
+        self._gateway = gateway
+        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._cleanups: dict[str, asyncio.Task[None]] = {}
+        self._trials: set[str] = set()
+        self._expected: dict[str, str] = {}
+
+    def active(self, fleet: str) -> ActiveRevision | None:
+        """What the gateway routes to for a fleet, as reports say it."""
+        state = self._state.fleet(fleet)
+        if state.active is None:
+            return None
+        record = self._store.find(state.active)
+        return ActiveRevision(
+            revision=state.active,
+            version=record.revision.version if record else "",
+            variant=record.revision.variant.name if record else "",
+            since=format_time(state.active_since or datetime.now(UTC)),
+        )
+
+    def protected(self) -> set[str]:
+        """The revisions that must stay in the store: what serves, its predecessors, and what is on its way."""
+        kept = {revision for state in self._state.fleets.values() for revision in (state.active, state.previous) if revision}
+        return kept | set(self._expected.values())
+
+    def expect(self, fleet: str, revision: str | None) -> None:
+        """This revision is on its way for a fleet; None: none any more."""
+        if revision is None:
+            self._expected.pop(fleet, None)
+            self._store.release(fleet)
+        else:
+            self._expected[fleet] = revision
+
+    @asynccontextmanager
+    async def trying(self, fleet: str, target: Target) -> AsyncIterator[None]:
+        """While a revision is loaded beside the serving one. Unless it then serves, it is unloaded at the end."""
+        await self.settle(fleet)
+        self._trials.add(target.served_name)
+        try:
+            yield
+        finally:
+            self._trials.discard(target.served_name)
+            if self._gateway.table.get(target.model) != target and self._state.fleet(fleet).active != target.revision:
+                self._clean_up(fleet)
+
+    async def activate(self, order: Order, record: RevisionRecord, golden_score: str) -> None:
+        """Switch clients to a tried revision. On disk first; after a crash in between, `ensure` finishes it. Raises StepFailed."""
+        revision = record.revision
+        async with self._locks[order.fleet]:
+            before = self._state.fleet(order.fleet)
+            holder = self._state.holders().get(order.model, order.fleet)
+            if holder != order.fleet:
+                raise StepFailed(Cause.TRUST, "ModelTaken", f"model {order.model!r} is served here for fleet {holder!r}")
+            self._state.change_fleet(
+                order.fleet,
+                active=revision.hash,
+                active_since=datetime.now(UTC),
+                model=order.model,
+                served_sequence=order.sequence,
+                golden_score=golden_score,
+                previous=before.active or before.previous,
+                withdrawn_at=None,
+                failure=None,
+            )
+            self.expect(order.fleet, None)
+            await _explained(self._gateway.switch(order.model, revision.hash))
+            if before.active and before.model != order.model:
+                await _explained(self._gateway.switch(before.model, None))
+        log.info("fleet %s: %s %s (%s) serves", order.fleet, order.model, revision.version, revision.hash[:8])
+        self._clean_up(order.fleet, order.storage)
+
+    async def confirm(self, order: Order) -> bool:
+        """An order names what serves already: note its sequence and make sure that it serves. True if the sequence was new."""
+        state = self._state.fleet(order.fleet)
+        new = state.served_sequence != order.sequence
+        self.expect(order.fleet, None)
+        if new:
+            self._state.change_fleet(order.fleet, served_sequence=order.sequence, failure=None)
+        await self.ensure(order.fleet)
+        if new:
+            self._clean_up(order.fleet, order.storage)
+        return new
+
+    async def withdraw(self, order: Order) -> bool:
+        """Take the fleet's model out of service. True if the sequence was new. Raises StepFailed."""
+        self.expect(order.fleet, None)
+        async with self._locks[order.fleet]:
+            state = self._state.fleet(order.fleet)
+            new = state.served_sequence != order.sequence
+            if new or state.active:
+                self._state.change_fleet(
+                    order.fleet,
+                    active=None,
+                    active_since=None,
+                    served_sequence=order.sequence,
+                    golden_score="",
+                    previous=state.active or state.previous,
+                    withdrawn_at=datetime.now(UTC),
+                    failure=None,
+                )
+            for model in {order.model, state.model} - {""}:
+                if self._state.holders().get(model) is None:
+                    await _explained(self._gateway.switch(model, None))
+        if new:
+            log.info("fleet %s: %s is withdrawn", order.fleet, order.model)
+            self._clean_up(order.fleet, order.storage)
+        return new
+
+    async def ensure(self, fleet: str) -> None:
+        """What the state says serves, serves: loaded, then routed. Raises StepFailed."""
+        async with self._locks[fleet]:
+            state = self._state.fleet(fleet)
+            if state.active is None:
+                return
+            await _explained(self._ensure(fleet, state, state.active))
+
+    async def _ensure(self, fleet: str, state: FleetState, revision: str) -> None:
+        target = Target(state.model, revision)
+        if not await self._runtime.is_ready(target.served_name):
+            record = self._store.find(revision)
+            if record is None:
+                raise StepFailed(Cause.DISK, "StoreDamaged", f"the record of the serving revision {revision[:8]} is gone from the store")
+            await self._runtime.place(target.served_name, self._files(record))
+            await self._runtime.load(target.served_name)
+            log.info("fleet %s: %s was not loaded, and is again", fleet, target.served_name)
+        await self._gateway.switch(state.model, revision)
+
+    def _files(self, record: RevisionRecord) -> dict[str, Path]:
+        return {blob.name: self._store.path(blob.digest) for blob in record.files}
+
+    async def run(self) -> None:
+        """Keep everything in service until cancelled: a model server that restarted has forgotten its models."""
+        while True:
+            for fleet in list(self._state.fleets):
+                try:
+                    async with asyncio.timeout(ENSURE_SECONDS):
+                        await self.ensure(fleet)
+                except (StepFailed, TimeoutError) as error:
+                    log.warning("fleet %s: %s", fleet, error or "the model server takes too long to load what served before")
+            await asyncio.sleep(UPKEEP_SECONDS)
+
+    async def sweep(self) -> None:
+        """At start: unload what an agent that crashed has left behind."""
+        for fleet in list(self._state.fleets):
+            self._clean_up(fleet)
+
+    async def settle(self, fleet: str) -> None:
+        """Stop cleaning up after a fleet, so that nothing is unloaded which is about to be used."""
+        task = self._cleanups.pop(fleet, None)
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def close(self) -> None:
+        """End all cleaning; the next agent sweeps."""
+        for fleet in list(self._cleanups):
+            await self.settle(fleet)
+
+    def _clean_up(self, fleet: str, storage: Storage | None = None) -> None:
+        old = self._cleanups.get(fleet)
+        if old is not None:
+            old.cancel()
+        self._cleanups[fleet] = asyncio.create_task(self._unload_unused(storage, fleet))
+
+    async def _unload_unused(self, storage: Storage | None, fleet: str) -> None:
+        try:
+            for name in self._runtime.placed():
+                if not self._is_used(name):
+                    await self._gateway.drain(name)
+                    if not self._is_used(name):
+                        await self._runtime.unload(name)
+                        log.info("%s is unloaded", name)
+            if storage is not None:
+                for revision in await asyncio.to_thread(self._store.tidy, protected=self.protected(), storage=storage):
+                    log.info("revision %s is removed from the store", revision[:8])
+        except Exception as error:
+            failed = explain_failure(error)
+            if failed is None:
+                raise
+            log.warning("cleaning up after fleet %s: %s", fleet, failed)
+
+    def _is_used(self, name: str) -> bool:
+        routed = {target.served_name for target in self._gateway.table.values()}
+        serving = {Target(s.model, s.active).served_name for s in self._state.fleets.values() if s.active}
+        return name in routed | serving | self._trials
+
+
+async def _explained(action: Awaitable[None]) -> None:
+    try:
+        await action
+    except Exception as error:
+        failed = explain_failure(error)
+        if failed is None or failed is error:
+            raise
+        raise failed from error

@@ -1,0 +1,72 @@
+"""The trust in force at this site: the newest bundle that follows from the pinned root, kept on disk for times without a hub.
+
+A bundle is written before its version is remembered: a crash in between leaves a bundle that is good under the old floor, never a floor
+without its bundle. What a bundle must look like is decided in trust/.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgefleet.api.meta import format_time
+from edgefleet.site.durable import Checkpoint, no_checkpoint, write_durably
+from edgefleet.site.state import StateFile
+from edgefleet.trust.errors import Rejected
+
+if TYPE_CHECKING:
+    # Imported late at run time: the TUF library would cost time and memory in every command that only imports the agent.
+    from edgefleet.trust.bundle import TrustBundle
+
+log = logging.getLogger(__name__)
+
+
+class TrustKeeper:
+    """`on_change` is called when another bundle comes into force."""
+
+    def __init__(
+        self, file: Path, *, root: bytes, state: StateFile, on_change: Callable[[], None], checkpoint: Checkpoint = no_checkpoint
+    ) -> None:
+        self._file = file
+        self._root = root
+        self._state = state
+        self._on_change = on_change
+        self._checkpoint = checkpoint
+        self._bundle: TrustBundle | None = None
+        self._problem = "no trust bundle has come from the hub yet"
+
+    def require(self) -> "TrustBundle":
+        """The bundle in force. Raises Rejected: TrustMissing, or TrustStale when it is past its end."""
+        if self._bundle is None:
+            raise Rejected("TrustMissing", self._problem)
+        if self._state.now() >= self._bundle.expires_at:
+            ended = format_time(self._bundle.expires_at)
+            raise Rejected("TrustStale", f"the trust bundle ended at {ended}: the root keys must sign a new one")
+        return self._bundle
+
+    async def restore(self) -> None:
+        """Bring the stored bundle into force, after a restart."""
+        if self._file.exists():
+            await self.offer(self._file.read_bytes())
+
+    async def offer(self, data: bytes) -> None:
+        """Take a bundle from the hub if it may be believed and is not older than the last; otherwise the old one stays."""
+        from edgefleet.trust.bundle import open_bundle
+
+        try:
+            bundle = await asyncio.to_thread(
+                open_bundle, data, pinned_root=self._root, floor_version=self._state.bundle_version, now=self._state.now()
+            )
+        except Rejected as error:
+            self._problem = f"the trust bundle is refused ({error.reason}): {error.message}"
+            log.warning("%s", self._problem)
+            return
+        if self._bundle is not None and bundle == self._bundle:
+            return
+        if not self._file.exists() or self._file.read_bytes() != data:
+            write_durably(self._file, data, checkpoint=self._checkpoint)
+        self._state.raise_bundle_version(bundle.version)
+        self._bundle = bundle
+        log.info("trust bundle %d is in force until %s", bundle.version, format_time(bundle.expires_at))
+        self._on_change()

@@ -1,0 +1,330 @@
+"""One fleet at this site: obeys its newest believable order, one at a time. A newer one ends what is under way (I11).
+
+Refused orders change nothing: what was under way goes on. Failures on the site's account are tried again by themselves, those on the
+revision's account never under the same sequence (I10). All that must survive a crash is in the state file before it is acted on.
+"""
+
+import asyncio
+import logging
+import random
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from edgefleet.api.assignment import FrozenRevision, Order
+from edgefleet.core.golden import GoldenLine
+from edgefleet.core.site import Accept, Cause, Refuse, Step, asked_for, decide_fault, decide_step, plan_delay
+from edgefleet.oci.golden import parse_golden_lines
+from edgefleet.site.faults import StepFailed, explain_failure
+from edgefleet.site.gateway_config import Target
+from edgefleet.site.intake import Intake
+from edgefleet.site.prefetch import Prefetcher
+from edgefleet.site.runtimes import Runtime
+from edgefleet.site.serving import Serving
+from edgefleet.site.state import Failure, StateFile
+from edgefleet.site.status import AssignmentRecord
+from edgefleet.site.store import RevisionRecord, Store
+from edgefleet.site.summary import Finding
+from edgefleet.site.trial import verify_golden_set, verify_ready
+from edgefleet.site.trust_keeper import TrustKeeper
+
+log = logging.getLogger(__name__)
+
+LONGEST_WAIT_SECONDS = 3600.0
+AFTER_TROUBLE_SECONDS = 5.0
+PHASES = ("Fetching", "Starting", "CheckingGolden")
+
+
+class Site:
+    """The parts of a site that every worker shares."""
+
+    def __init__(
+        self,
+        *,
+        state: StateFile,
+        store: Store,
+        trust: TrustKeeper,
+        intake: Intake,
+        serving: Serving,
+        runtime: Runtime,
+        prefetcher: Prefetcher,
+        publish: Callable[[str, Finding], None],
+        report_now: Callable[[], None],
+    ) -> None:
+        self.state = state
+        self.store = store
+        self.trust = trust
+        self.intake = intake
+        self.serving = serving
+        self.runtime = runtime
+        self.prefetcher = prefetcher
+        self.publish = publish
+        self.report_now = report_now
+        self.threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="prefetch")
+
+
+class Worker:
+    """Runs as one task for one assignment. `offer` gives it the newest object; it never forgets an accepted order."""
+
+    def __init__(self, name: str, site: Site) -> None:
+        self._name = name
+        self._site = site
+        self._record: AssignmentRecord | None = None
+        self._order: Order | None = None
+        self._job: asyncio.Task[None] | None = None
+        self._refusal: Finding | None = None
+        self._finding: Finding | None = None
+        self._rested: Finding | None = None
+        self._phase = 0
+        self._failed_phase = -1
+        self._wake = asyncio.Event()
+        self._retry = asyncio.Event()
+        self._fetching = asyncio.Lock()
+
+    def offer(self, record: AssignmentRecord) -> None:
+        """The assignment as it is now."""
+        self._record = record
+        self._wake.set()
+
+    def nudge(self) -> None:
+        """Something that orders depend on has changed (trust, hardware): judge again, and do not wait for the next try."""
+        self._retry.set()
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Obey until cancelled."""
+        try:
+            while True:
+                await self._wait()
+                self._wake.clear()
+                if self._record is not None:
+                    await self._try_to_take(self._record)
+        finally:
+            await self._end_job()
+
+    async def _wait(self) -> None:
+        left = LONGEST_WAIT_SECONDS
+        now = self._site.state.now()
+        if self._order is not None and self._order.expires_at > now:
+            left = min(left, (self._order.expires_at - now).total_seconds())
+        try:
+            async with asyncio.timeout(left):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+
+    async def _try_to_take(self, record: AssignmentRecord) -> None:
+        try:
+            await self._take(record)
+        except Exception as error:
+            # Most likely a disk that is full: what cannot be remembered must not be acted on.
+            failed = explain_failure(error) or StepFailed(Cause.DISK, "InternalError", f"{type(error).__name__}: {error}")
+            log.exception("%s: sequence %d cannot be taken", self._name, record.spec.sequence)
+            state, fault = decide_fault(failed.cause)
+            spec = record.spec
+            self._publish(Finding(spec.sequence, spec.revision, state, failed.reason, datetime.now(UTC), failed.message, fault))
+            asyncio.get_running_loop().call_later(AFTER_TROUBLE_SECONDS, self._wake.set)
+
+    async def _take(self, record: AssignmentRecord) -> None:
+        match self._site.intake.judge(record):
+            case Refuse() as refused:
+                self._refuse(record, refused)
+            case Accept(order, stale):
+                self._refusal = None
+                new = self._order is None or self._order.sequence != order.sequence
+                self._order = order
+                if stale:
+                    self._publish(_active_finding(order, self._site, "TrustStale", "the order is past its end: the hub has not renewed it"))
+                elif new or self._job is None or self._job.done():
+                    await self._end_job()
+                    self._accept(order)
+                    self._job = asyncio.create_task(self._carry_out(order), name=f"{self._name}@{order.sequence}")
+
+    def _refuse(self, record: AssignmentRecord, refused: Refuse) -> None:
+        spec = record.spec
+        log.warning("%s: sequence %d is refused: %s: %s", self._name, spec.sequence, refused.reason, refused.message)
+        self._refusal = Finding(
+            sequence=spec.sequence,
+            revision=spec.revision,
+            state="Refused",
+            fault="Site",
+            reason=refused.reason,
+            message=refused.message,
+            since=datetime.now(UTC),
+        )
+        self._publish(self._refusal)
+
+    def _accept(self, order: Order) -> None:
+        if order.sequence > self._site.state.fleet(order.fleet).floor:
+            action, revision = asked_for(order)
+            self._site.state.change_fleet(
+                order.fleet, floor=order.sequence, accepted_action=action, accepted_revision=revision, failure=None
+            )
+
+    async def _end_job(self) -> None:
+        if self._job is not None and not self._job.done():
+            self._job.cancel()
+            await asyncio.gather(self._job, return_exceptions=True)
+
+    async def _carry_out(self, order: Order) -> None:
+        failures = 0
+        self._failed_phase = -1
+        while True:
+            self._phase = 0
+            self._retry.clear()
+            try:
+                await self._attempt(order)
+                return
+            except Exception as error:
+                failed = explain_failure(error)
+                if failed is None:
+                    log.exception("%s: unforeseen", self._name)
+                    failed = StepFailed(Cause.SERVER, "InternalError", f"{type(error).__name__}: {error}")
+            if self._note(order, failed):
+                return
+            failures += 1
+            self._failed_phase = self._phase
+            pause = plan_delay(failures, random.random())  # noqa: S311 (spreads load)
+            try:
+                async with asyncio.timeout(pause.total_seconds()):
+                    await self._retry.wait()
+            except TimeoutError:
+                continue
+
+    def _note(self, order: Order, failed: StepFailed) -> bool:
+        """Tell a failure; True if it is final."""
+        state, fault = decide_fault(failed.cause)
+        log.warning("%s: sequence %d: %s (%s) %s", self._name, order.sequence, state, fault, failed)
+        final = fault == "Revision" and order.revision is not None
+        now = datetime.now(UTC)
+        if final and order.revision is not None:
+            failure = Failure(
+                sequence=order.sequence,
+                revision=order.revision.hash,
+                reason=failed.reason,
+                message=failed.message,
+                golden_score=failed.golden_score,
+                at=now,
+            )
+            self._site.state.change_fleet(order.fleet, failure=failure)
+            self._site.serving.expect(order.fleet, None)
+        self._publish(
+            Finding(
+                sequence=order.sequence,
+                revision=asked_for(order)[1],
+                state=state,
+                fault=fault,
+                reason=failed.reason,
+                message=failed.message,
+                golden_score=failed.golden_score,
+                since=now,
+            )
+        )
+        return final
+
+    async def _attempt(self, order: Order) -> None:
+        site = self._site
+        state = site.state.fleet(order.fleet)
+        match decide_step(order, state.to_memory()):
+            case Step.KEEP:
+                changed = await site.serving.confirm(order)
+                self._publish(_active_finding(order, site, "Serving"))
+            case Step.WITHDRAW:
+                changed = await site.serving.withdraw(order)
+                since = site.state.fleet(order.fleet).withdrawn_at or datetime.now(UTC)
+                self._publish(Finding(order.sequence, None, "Withdrawn", "Withdrawn", since))
+            case Step.REST:
+                changed = False
+                if state.failure is not None:
+                    self._publish(_failed_finding(state.failure))
+            case Step.ACTIVATE:
+                if order.revision is None:
+                    raise ValueError("core accepted a Run without a revision")
+                await self._activate(order, order.revision)
+                changed = True
+                self._publish(_active_finding(order, site, "Serving"))
+        if changed:
+            site.report_now()
+
+    async def _activate(self, order: Order, revision: FrozenRevision) -> None:
+        site = self._site
+        site.serving.expect(order.fleet, revision.hash)
+        self._progress(order, "Fetching", f"{revision.variant.size} bytes from {revision.repository}")
+        record = await self._prefetch(order)
+        target = Target(order.model, revision.hash)
+        async with site.serving.trying(order.fleet, target):
+            self._progress(order, "Starting", f"the model server loads {target.served_name}")
+            files = {blob.name: site.store.path(blob.digest) for blob in record.files}
+            await verify_ready(site.runtime, target.served_name, files, ready_within=order.checks.ready_within)
+            score = ""
+            if revision.golden is not None:
+                self._progress(order, "CheckingGolden", f"{target.served_name} answers the golden set")
+                score = await verify_golden_set(site.runtime, target.served_name, revision.golden, self._golden_lines(record))
+            self._require_fresh(order)
+            await site.serving.activate(order, record, score)
+
+    async def _prefetch(self, order: Order) -> RevisionRecord:
+        # A thread cannot be cancelled: it is told to stop, and the next fetch of this fleet waits until it has.
+        site, stop = self._site, threading.Event()
+        trust, now, protected = site.trust.require(), site.state.now(), site.serving.protected()
+        await self._fetching.acquire()
+        loop = asyncio.get_running_loop()
+        work = loop.run_in_executor(site.threads, lambda: site.prefetcher.run(order, trust, protected=protected, now=now, stop=stop))
+        work.add_done_callback(self._fetch_ended)
+        try:
+            return await asyncio.shield(work)
+        finally:
+            stop.set()
+
+    def _fetch_ended(self, work: "asyncio.Future[RevisionRecord]") -> None:
+        self._fetching.release()
+        if not work.cancelled():
+            work.exception()  # nobody else may be left to look at it
+
+    def _golden_lines(self, record: RevisionRecord) -> tuple[GoldenLine, ...]:
+        data = self._site.store.read(record.golden_lines) if record.golden_lines else None
+        if data is None:
+            raise StepFailed(Cause.DISK, "StoreDamaged", "the golden set is gone from the store: it will be fetched again")
+        return parse_golden_lines(data, "golden set")
+
+    def _require_fresh(self, order: Order) -> None:
+        # The newest envelope counts: a renewal may have come while this was under way.
+        newest = self._order if self._order and self._order.sequence == order.sequence else order
+        if self._site.state.now() >= newest.expires_at:
+            raise StepFailed(Cause.TRUST, "TrustStale", "the order ended while it was carried out: the hub must renew it")
+        self._site.trust.require()
+
+    def _progress(self, order: Order, reason: str, message: str) -> None:
+        self._phase = PHASES.index(reason)
+        # While it is tried again, what blocked it stays in sight until it has got further than that.
+        if self._phase > self._failed_phase:
+            self._publish(Finding(order.sequence, asked_for(order)[1], "Progressing", reason, datetime.now(UTC), message))
+
+    def _publish(self, finding: Finding) -> None:
+        if self._refusal is not None and finding is not self._refusal:
+            # The object asks for something that is refused: that is what its status is about.
+            finding = self._refusal
+        if not finding.in_between:
+            # A retry that ends as before is no news: the time and words of the first one stay.
+            if self._rested is not None and finding.same_as(self._rested):
+                finding = replace(self._rested, fault=finding.fault, golden_score=finding.golden_score)
+            self._rested = finding
+        if self._finding is None or not finding.same_as(self._finding):
+            log.info("%s: sequence %d: %s %s", self._name, finding.sequence, finding.state, finding.reason)
+        self._finding = finding
+        self._site.publish(self._name, finding)
+
+
+def _active_finding(order: Order, site: Site, reason: str, message: str = "") -> Finding:
+    state = site.state.fleet(order.fleet)
+    if order.action == "Withdraw":
+        return Finding(order.sequence, None, "Withdrawn", reason, state.withdrawn_at or datetime.now(UTC), message)
+    since = state.active_since or datetime.now(UTC)
+    return Finding(order.sequence, state.active, "Active", reason, since, message, golden_score=state.golden_score)
+
+
+def _failed_finding(failure: Failure) -> Finding:
+    state, fault = decide_fault(Cause.GOLDEN)
+    return Finding(failure.sequence, failure.revision, state, failure.reason, failure.at, failure.message, fault, failure.golden_score)
