@@ -17,7 +17,7 @@ from tenacity import RetryCallState, wait_random_exponential
 
 from edgefleet.api.meta import ObjectMeta
 from edgefleet.kube.client import Api
-from edgefleet.kube.errors import ApiError, Gone
+from edgefleet.kube.errors import ApiError, Gone, Unavailable
 from edgefleet.kube.resources import Resource
 
 log = logging.getLogger(__name__)
@@ -145,7 +145,11 @@ class ListWatch(Generic[R]):
         lines = self._api.watch_lines(self._resource, self._namespace, self._version, labels=self._labels, fields=self._fields)
         async for line in lines:
             self._touch()
-            event = _Event.model_validate_json(line)
+            try:
+                event = _Event.model_validate_json(line)
+            except ValidationError as error:
+                # A server that dies in the middle of a line must not take us with it.
+                raise Unavailable(0, f"a watch event cannot be read: {error.errors()[0]['msg']}") from error
             self._take(event)
             self._version = _Bare.model_validate(event.object).metadata.resource_version or self._version
 
