@@ -12,8 +12,8 @@ from edgefleet.api.assignment import FrozenRevision, Order, assignment_name
 from edgefleet.api.meta import FLEET_LABEL, RUN_LABEL, SITE_LABEL, format_time, site_namespace
 from edgefleet.api.model import Revision
 from edgefleet.api.policy import HardChecks
-from edgefleet.core.upkeep import ORDER_LIFETIME
 from edgefleet.core.facts import FleetKey
+from edgefleet.core.upkeep import ORDER_LIFETIME
 from edgefleet.core.variants import fit_serving
 from edgefleet.hub.inventory import Inventory
 from edgefleet.hub.settings import FIELD_MANAGER

@@ -6,7 +6,8 @@ Crash-only: all progress stands in the API server, so being started again is che
 import asyncio
 import base64
 import logging
-from collections.abc import Callable
+import signal
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import kopf
@@ -94,15 +95,21 @@ class Hub:
         self.heartbeat.heard("kopf", mark)
 
     async def run(self, registry: kopf.OperatorRegistry) -> None:
-        """Run until a part ends. Returns only when kopf was told to stop (SIGTERM, SIGINT)."""
+        """Run until cancelled, or until a part ends, which ends all."""
+        kopf_is_up = asyncio.Event()
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self.inventory.run(), name="inventory"), group.create_task(self.bundles.run(), name="bundle")]
+            group.create_task(self.inventory.run(), name="inventory")
+            group.create_task(self.bundles.run(), name="bundle")
             await self.inventory.wait_synced()
             await self.bundles.synced.wait()
             await self._resync()
             gone = await delete_leftovers(self._api)
             log.info("%d sites, %d assignments, %d fleets; %d plans without a run deleted",
                      len(self.inventory.sites), len(self.inventory.assignments), len(self._known), gone)  # fmt: skip
+            door = kopf.operator(registry=registry, settings=make_settings(), clusterwide=True, ready_flag=kopf_is_up)
+            group.create_task(_never_ending("kopf", door), name="kopf")
+            await kopf_is_up.wait()
+            _stop_on_signals(asyncio.current_task())
             for name, part in (
                 ("models", self.model_queue.run()),
                 ("sites", self.site_queue.run()),
@@ -110,10 +117,7 @@ class Hub:
                 ("heartbeat", self.heartbeat.run()),
                 ("resync", self._resync_for_ever()),
             ):
-                tasks.append(group.create_task(part, name=name))
-            await kopf.operator(registry=registry, settings=make_settings(), clusterwide=True)
-            for task in tasks:
-                task.cancel()
+                group.create_task(part, name=name)
 
     def _touch(self, concerns: Concerns) -> None:
         for key, fleet in self._known.items():
@@ -160,7 +164,21 @@ async def run_hub(kubeconfig: Path | None, settings: Settings) -> None:
         with RegistryClient() as registry:
             hub = Hub(api, key, registry, settings)
             log.info("hub of %s: signing as %s", api.server, key.public.id)
-            await hub.run(make_registry(hub, connection))
+            try:
+                await hub.run(make_registry(hub, connection))
+            except asyncio.CancelledError:
+                log.info("told to stop")
+
+
+async def _never_ending(name: str, part: Awaitable[None]) -> None:
+    await part
+    raise RuntimeError(f"{name} ended: the hub must be started again")
+
+
+def _stop_on_signals(task: asyncio.Task[None] | None) -> None:
+    """A signal cancels everything at once: nothing here needs a farewell. kopf's own handlers, set before, would wait for its workers."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel if task else lambda: None)
 
 
 async def _fetch_hub_key(api: Api, namespace: str) -> PrivateKey:
