@@ -1,0 +1,412 @@
+"""One site on real parts for the agent's tests: rights at two real API servers, MLServer, keys, releases, and a client that counts.
+
+The hub is played by the test: it signs orders with the hub's key and writes them under the hub's name and rights.
+"""
+
+import asyncio
+import http.client
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from edgefleet.api.assignment import FrozenRevision, Order, SiteAssignmentStatus
+from edgefleet.api.meta import format_time, site_namespace
+from edgefleet.api.model import Golden, Serving, Variant
+from edgefleet.api.policy import HardChecks
+from edgefleet.api.site import Storage
+from edgefleet.kube.client import Api
+from edgefleet.kube.errors import NotFound
+from edgefleet.kube.resources import CONFIG_MAPS, LEASES, NAMESPACES, ROLE_BINDINGS, SITE_ASSIGNMENTS, Resource
+from edgefleet.oci.client import RegistryClient
+from edgefleet.oci.index import fetch_index
+from edgefleet.oci.push import VariantFiles, attach_bundle, push_golden, push_model
+from edgefleet.oci.reference import Repository
+from edgefleet.trust.bundle import Publisher, make_bundle, make_root
+from edgefleet.trust.keys import PrivateKey
+from edgefleet.trust.orders import sign_order
+from edgefleet.trust.release import GoldenFacts, ReleaseFacts, attest_golden, attest_release, sign_digest
+from tests.lab.cluster import Lab
+from tests.lab.processes import Process, free_ports, start_process, stop_processes
+from tests.lab.registry import Registry
+from tests.lab.server import ModelServer
+
+ROOT = Path(__file__).parents[2]
+ROLES = Resource("rbac.authorization.k8s.io/v1", "Role", "roles", True)
+FLEET = "vision/plants"
+ASSIGNMENT = "vision.plants"
+LIMIT = 30.0
+
+RUNTIME = '''
+import json, time
+from pathlib import Path
+from mlserver import MLModel
+from mlserver.types import InferenceResponse, ResponseOutput
+from mlserver.utils import get_model_uri
+
+
+class Tiny(MLModel):
+    """Answers x + bias; a bias makes every golden line wrong."""
+
+    async def load(self):
+        self._facts = json.loads(Path(await get_model_uri(self._settings)).read_text())
+        time.sleep(self._facts.get("load_seconds", 0))
+        if self._facts.get("broken"):
+            raise ValueError("these weights are broken")
+        return True
+
+    async def predict(self, payload):
+        x = int(payload.inputs[0].data[0])
+        output = ResponseOutput(name="y", shape=[1], datatype="INT64", data=[x + self._facts["bias"]])
+        return InferenceResponse(model_name=self.name, outputs=[output])
+'''
+
+
+def tensor(x: int) -> dict[str, Any]:
+    """An Open Inference tensor of one integer."""
+    return {"name": "x", "datatype": "INT64", "shape": [1], "data": [x]}
+
+
+@dataclass
+class Rig:
+    """A site, its keys and its registry. `sequence` is the last one that this hub gave out."""
+
+    folder: Path
+    lab: Lab
+    registry: Registry
+    server: ModelServer
+    site: str
+    model: str
+    hub: Api
+    admin: Api
+    local: Api
+    port: int
+    root: PrivateKey = field(default_factory=PrivateKey.generate)
+    hub_key: PrivateKey = field(default_factory=PrivateKey.generate)
+    publisher: PrivateKey = field(default_factory=PrivateKey.generate)
+    sequence: int = 0
+    agent: Process | None = None
+    golden: Golden | None = None
+
+    @property
+    def namespace(self) -> str:
+        """The site's namespace, at hub and site."""
+        return site_namespace(self.site)
+
+    @property
+    def state(self) -> Path:
+        """The agent's state folder."""
+        return self.folder / "state"
+
+    @property
+    def repository(self) -> Repository:
+        """Where the model's releases are."""
+        return Repository.parse(f"{self.registry.host}/{self.model}")
+
+    # ---- publisher
+
+    def push(self, version: str, seq: int, *, settings: bool = True, signed: bool = True, **facts: Any) -> FrozenRevision:
+        """Push a release whose weights are `facts`, sign it, and freeze it as the hub would."""
+        folder = self.folder / f"release-{version}"
+        folder.mkdir()
+        (folder / "weights.json").write_text(json.dumps({"bias": 0, "version": version, **facts}))
+        config = {"name": self.model, "implementation": "tiny_model.Tiny", "parameters": {"uri": "./weights.json"}}
+        (folder / "model-settings.json").write_text(json.dumps(config))
+        names = ["weights.json", "model-settings.json"] if settings else ["weights.json"]
+        variant = Variant(name="cpu", digest="sha256:" + "0" * 64, size=0, arch="amd64")
+        with RegistryClient() as client:
+            files = {name: folder / name for name in names}
+            digest = push_model(client, self.repository, name=self.model, version=version, variants=[VariantFiles(variant, files)])
+            if signed:
+                facts_ = ReleaseFacts(model=self.model, version=version, release_seq=seq, created_at=datetime.now(UTC))
+                attach_bundle(client, self.repository, digest, sign_digest(self.publisher, digest), "sign")
+                attach_bundle(client, self.repository, digest, attest_release(self.publisher, digest, facts_), "release")
+            found = fetch_index(client, self.repository, digest).variants[0]
+        return FrozenRevision(
+            hash=digest.removeprefix("sha256:"),
+            model=self.model,
+            repository=str(self.repository),
+            digest=digest,
+            version=version,
+            seq=seq,
+            variant=found,
+            serving=Serving(repository={}),
+            golden=self.golden,
+        )
+
+    def push_golden(self, minimum: str = "90%") -> None:
+        """Let every later release be examined."""
+        lines = [{"inputs": [tensor(x)], "expect": {"output": "y", "label": x}} for x in range(20)]
+        data = "\n".join(map(json.dumps, lines)).encode()
+        repository = Repository.parse(f"{self.registry.host}/{self.model}-golden")
+        with RegistryClient() as client:
+            digest = push_golden(client, repository, data)
+            facts = GoldenFacts(model=self.model, created_at=datetime.now(UTC))
+            attach_bundle(client, repository, digest, sign_digest(self.publisher, digest), "sign")
+            attach_bundle(client, repository, digest, attest_golden(self.publisher, digest, facts), "golden")
+        self.golden = Golden(repository=str(repository), digest=digest, min=minimum)
+
+    def weights_digest(self, revision: FrozenRevision) -> str:
+        """The digest of a release's weights."""
+        manifest = json.loads(self.registry.content.manifests[revision.variant.digest][0])
+        return next(
+            str(layer["digest"]) for layer in manifest["layers"] if "weights" in layer["annotations"]["org.cncf.model.filepath"]
+        )
+
+    # ---- hub
+
+    async def write_bundle(self, version: int = 1, *, lifetime: timedelta = timedelta(days=30)) -> None:
+        """The trust bundle, as the hub copies it to the site's namespace."""
+        ends = datetime.now(UTC) + lifetime
+        data = make_bundle(
+            roots=[self.root_document],
+            signers=[self.root],
+            version=version,
+            publishers={self.model: Publisher((self.publisher.public,), 1, 0)},
+            hub_keys=[self.hub_key.public],
+            expires_at=ends,
+        )
+        body = {"metadata": {"name": "trust-bundle", "namespace": self.namespace}, "data": {"bundle.json": data.decode()}}
+        await self.admin.apply(CONFIG_MAPS, body, manager="test")
+
+    root_document: bytes = b""
+
+    def order(self, revision: FrozenRevision | None, **changes: Any) -> Order:
+        """The next order for this site."""
+        self.sequence += 1
+        now = datetime.now(UTC).replace(microsecond=0)
+        order = Order(
+            site=self.site,
+            fleet=FLEET,
+            sequence=self.sequence,
+            action="Run" if revision else "Withdraw",
+            model=self.model,
+            revision=revision,
+            checks=HardChecks(ready_within="20s"),
+            storage=Storage(),
+            issued_at=now,
+            expires_at=now + timedelta(days=14),
+        )
+        return order.model_copy(update=changes)
+
+    async def write(self, order: Order, *, key: PrivateKey | None = None, **copy: Any) -> None:
+        """Write an order to the hub; `copy` spoils the readable fields."""
+        spec = {
+            "site": order.site,
+            "fleet": order.fleet,
+            "sequence": order.sequence,
+            "action": order.action,
+            "model": order.model,
+            "expiresAt": format_time(order.expires_at),
+            "envelope": sign_order(order, key or self.hub_key),
+        }
+        if order.revision:
+            spec |= {"revision": order.revision.hash, "version": order.revision.version, "variant": order.revision.variant.name}
+        body = {"metadata": {"name": ASSIGNMENT, "namespace": self.namespace}, "spec": {**spec, **copy}}
+        await self.hub.apply(SITE_ASSIGNMENTS, body, manager="edgefleet-hub")
+
+    async def assign(self, revision: FrozenRevision | None, **changes: Any) -> Order:
+        """Sign and write the next order."""
+        order = self.order(revision, **changes)
+        await self.write(order)
+        return order
+
+    async def status(self) -> SiteAssignmentStatus:
+        """What the site says, at the hub."""
+        try:
+            body = await self.admin.get(SITE_ASSIGNMENTS, ASSIGNMENT, self.namespace)
+        except NotFound:
+            return SiteAssignmentStatus()
+        return SiteAssignmentStatus.model_validate(body.get("status") or {})
+
+    async def wait_for(self, state: str, reason: str = "", *, sequence: int | None = None) -> SiteAssignmentStatus:
+        """The status at the hub, as soon as it says this of the newest sequence."""
+        wanted = self.sequence if sequence is None else sequence
+        last = SiteAssignmentStatus()
+
+        async def said() -> bool:
+            nonlocal last
+            last = await self.status()
+            return last.sequence == wanted and last.state == state and reason in ("", last.reason)
+
+        await wait_until(said, lambda: f"{state} {reason} of {wanted}; the last word was {last}\n{self.log()}")
+        return last
+
+    async def lease(self) -> dict[str, Any]:
+        """The site's Lease."""
+        return await self.admin.get(LEASES, "agent", self.namespace)
+
+    # ---- site
+
+    def start_agent(self, *, renew: str = "60s") -> Process:
+        """Start the agent process under the site's two identities."""
+        options = {
+            "--site": self.site,
+            "--hub-kubeconfig": self.lab.client_kubeconfig("hub", f"edgefleet:site:{self.site}", ["edgefleet:sites"]),
+            "--site-kubeconfig": self.lab.client_kubeconfig("east", f"edgefleet:agent:{self.site}"),
+            "--state": self.state,
+            "--trusted-root": self.folder / "root.json",
+            "--server-url": self.server.url,
+            "--server-models": self.server.repository,
+            "--gateway-port": self.port,
+            "--hardware": self.folder / "hardware.yaml",
+            "--renew": renew,
+        }
+        words = [str(word) for option in options.items() for word in option]
+        command = [sys.executable, "-m", "edgefleet", "agent", *words]
+        self.agent = start_process(self.folder, "agent", command, env={**os.environ, "PYTHONPATH": str(ROOT / "operator")})
+        return self.agent
+
+    def kill_agent(self) -> None:
+        """As the kernel would: no farewell."""
+        if self.agent is not None:
+            os.kill(self.agent.pid, signal.SIGKILL)
+            stop_processes([self.agent])
+
+    def log(self) -> str:
+        """The end of the agent's log."""
+        file = self.folder / "agent.log"
+        return "\n".join(file.read_text().splitlines()[-25:]) if file.exists() else ""
+
+    def ask(self, x: int = 1) -> tuple[int, dict[str, Any]]:
+        """One request through the gateway."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        try:
+            connection.request("POST", f"/v2/models/{self.model}/infer", json.dumps({"inputs": [tensor(x)]}))
+            answer = connection.getresponse()
+            return answer.status, json.loads(answer.read() or b"{}")
+        finally:
+            connection.close()
+
+    def serving(self) -> str:
+        """The name under which the server that answers clients knows the revision."""
+        status, body = self.ask()
+        return str(body["model_name"]) if status == 200 else f"status {status}"
+
+
+@asynccontextmanager
+async def open_rig(folder: Path, lab: Lab, registry: Registry, server: ModelServer, site: str) -> AsyncIterator[Rig]:
+    """A site with all its rights, nothing running yet; ends its agent and its gateway."""
+    hub_config = lab.client_kubeconfig("hub", "edgefleet:hub")
+    async with (
+        Api.connect(hub_config, user_agent="test-hub") as hub,
+        Api.connect(lab.hub.kubeconfig, user_agent="test") as admin,
+        Api.connect(lab.sites["east"].kubeconfig, user_agent="test") as local,
+    ):
+        (port,) = free_ports(1)
+        rig = Rig(folder, lab, registry, server, site, f"m-{site}", hub, admin, local, port)
+        ends = datetime.now(UTC) + timedelta(days=365)
+        rig.root_document = make_root([rig.root.public], signers=[rig.root], threshold=1, version=1, expires_at=ends)
+        (folder / "root.json").write_bytes(rig.root_document)
+        (folder / "hardware.yaml").write_text("arch: amd64\n")
+        await _grant(rig)
+        await rig.write_bundle()
+        try:
+            yield rig
+        finally:
+            if rig.agent is not None:
+                stop_processes([rig.agent])
+            await _stop_gateway(rig)
+            for api in (admin, local):
+                await api.delete(NAMESPACES, rig.namespace)
+
+
+async def _grant(rig: Rig) -> None:
+    for api, user, kind, name in (
+        (rig.admin, f"edgefleet:site:{rig.site}", "ClusterRole", "edgefleet-site"),
+        (rig.local, f"edgefleet:agent:{rig.site}", "Role", "edgefleet-agent"),
+    ):
+        await api.apply(NAMESPACES, {"metadata": {"name": rig.namespace}}, manager="test")
+        if kind == "Role":
+            rules = [
+                {
+                    "apiGroups": ["edgefleet.io"],
+                    "resources": ["siteassignments"],
+                    "verbs": ["get", "list", "watch", "create", "patch"],
+                },
+                {"apiGroups": ["edgefleet.io"], "resources": ["siteassignments/status"], "verbs": ["get", "patch"]},
+            ]
+            await api.apply(ROLES, {"metadata": {"name": name, "namespace": rig.namespace}, "rules": rules}, manager="test")
+        binding = {
+            "metadata": {"name": name, "namespace": rig.namespace},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": name},
+            "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": user}],
+        }
+        await api.apply(ROLE_BINDINGS, binding, manager="test")
+
+
+async def _stop_gateway(rig: Rig) -> None:
+    command = [sys.executable, "-m", "edgefleet", "gateway", "stop", "--state", str(rig.state)]
+    process = await asyncio.create_subprocess_exec(
+        *command, env={**os.environ, "PYTHONPATH": str(ROOT / "operator")}, stdout=asyncio.subprocess.DEVNULL
+    )
+    if await process.wait():
+        raise AssertionError("the gateway could not be stopped")
+
+
+async def wait_until(fact: Callable[[], Awaitable[bool]], otherwise: Callable[[], str], limit: float = LIMIT) -> None:
+    """Wait for a fact, at most `limit` seconds. Raises AssertionError saying what was waited for."""
+    deadline = time.monotonic() + limit
+    while not await fact():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {limit:g} s: {otherwise()}")
+        await asyncio.sleep(0.05)
+
+
+class Client:
+    """Asks through the gateway without retries, on one kept connection, from a thread of its own, and counts."""
+
+    def __init__(self, rig: Rig) -> None:
+        self._rig = rig
+        self.answers: dict[str, int] = {}
+        self.lost: list[str] = []
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> "Client":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    @property
+    def total(self) -> int:
+        """How many requests were answered."""
+        return sum(self.answers.values())
+
+    async def answered(self, more: int) -> None:
+        """Wait for so many further answers."""
+        until = self.total + more
+
+        async def enough() -> bool:
+            return self.total >= until or bool(self.lost)
+
+        await wait_until(enough, lambda: f"{more} answers: {self.answers}, lost {self.lost}")
+
+    def _run(self) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", self._rig.port, timeout=10)
+        body = json.dumps({"inputs": [tensor(1)]})
+        while not self._stop.is_set():
+            try:
+                connection.request("POST", f"/v2/models/{self._rig.model}/infer", body)
+                answer = connection.getresponse()
+                found = json.loads(answer.read())
+                if answer.status == 200:
+                    self.answers[found["model_name"]] = self.answers.get(found["model_name"], 0) + 1
+                else:
+                    self.lost.append(f"{answer.status} {found}")
+            except (OSError, http.client.HTTPException, ValueError) as error:
+                self.lost.append(repr(error))
+                connection.close()
+            time.sleep(0.01)  # a pace, not a wait
+        connection.close()
