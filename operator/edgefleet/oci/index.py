@@ -53,15 +53,16 @@ def fetch_variant(client: RegistryClient, repository: Repository, index_digest: 
 
 
 def parse_index(data: bytes, what: str) -> tuple[Descriptor, ...]:
-    """The entries of a model's index: 1 to 32, distinct in name (two may share their files). Raises MalformedManifest, TooLarge."""
+    """The entries of a model's index: 1 to 32, distinct in name and digest. Raises MalformedManifest, TooLarge."""
     document = parse_document(data, media.INDEX, what)
     entries = parse_descriptors(document, "manifests", MAX_VARIANTS, what)
     if not entries:
         raise MalformedManifest(f"{what}: an index without variants")
     names = [entry.annotations.get(media.VARIANT_PREFIX + "name", "") for entry in entries]
-    for name in names:
-        if names.count(name) > 1:
-            raise MalformedManifest(f"{what}: two variants are called {name[:60]!r}")
+    for values, verb in ((names, "are called"), ([entry.digest for entry in entries], "have the manifest")):
+        for value in values:
+            if values.count(value) > 1:
+                raise MalformedManifest(f"{what}: two variants {verb} {value[:80]!r}")
     for entry in entries:
         if entry.media_type != media.MANIFEST:
             raise MalformedManifest(f"{what}: entry {entry.digest} is not a manifest but {entry.media_type[:100]!r}")

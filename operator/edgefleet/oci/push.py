@@ -154,6 +154,8 @@ def _model_manifest(client: RegistryClient, repository: Repository, name: str, v
             "artifactType": media.MODEL,
             "config": _push_bytes(client, repository, _encode(config), media.MODEL_CONFIG).to_json_dict(),
             "layers": [layer.to_json_dict() for layer in layers],
+            # Two variants of the same files (one ONNX for two architectures) must still be two manifests.
+            "annotations": {media.VARIANT_PREFIX + "name": variant.facts.name},
         }
     )
 

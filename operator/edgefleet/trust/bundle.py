@@ -153,6 +153,12 @@ def open_bundle(data: bytes, *, pinned_root: bytes, floor_version: int, now: dat
         return TrustBundle(signed.version, publishers, hub_keys, expires_at)
 
 
+def read_roots(data: bytes) -> list[bytes]:
+    """The roots of a bundle that was opened before, for make_bundle. Raises Rejected(BundleMalformed)."""
+    with rejecting("BundleMalformed", "the trust bundle"):
+        return [json.dumps(root).encode() for root in parse_json_object(data)["roots"]]
+
+
 def _follow_roots(pinned_root: bytes, documents: Any) -> Root:
     if not isinstance(documents, list) or not 1 <= len(documents) <= MAX_ROOTS:
         raise ValueError(f"roots must be a list of 1 to {MAX_ROOTS} root documents")

@@ -1,0 +1,129 @@
+"""What the commands for models and golden sets share: keys from files, a registry client for a person, and finding bundles
+before believing one. Finding is oci's part, believing trust's; they meet here.
+"""
+
+import os
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgefleet.oci.client import RegistryClient
+from edgefleet.oci.credentials import read_docker_config
+from edgefleet.oci.errors import ReferenceInvalid
+from edgefleet.oci.push import attach_bundle
+from edgefleet.oci.reference import Reference, Repository
+from edgefleet.oci.referrers import Discovery, fetch_bundles
+from edgefleet.trust.errors import Rejected
+from edgefleet.trust.keys import PrivateKey, PublicKey
+from edgefleet.trust.release import (
+    GOLDEN_PREDICATE,
+    RELEASE_PREDICATE,
+    SIGN_PREDICATE,
+    GoldenFacts,
+    ReleaseFacts,
+    VerifiedGolden,
+    VerifiedRelease,
+    attest_golden,
+    attest_release,
+    sign_digest,
+    verify_golden,
+    verify_release,
+)
+
+PrivateKeyOption = Annotated[
+    Path | None, typer.Option("--key", help="Private key that signs (PEM), such as DIR/publisher.key of `edgefleet trust init`.")
+]
+PublicKeysOption = Annotated[list[Path], typer.Option("--key", help="Public key that is trusted (PEM); may be given several times.")]
+ThresholdOption = Annotated[int, typer.Option(min=1, max=8, help="How many different keys must have signed.")]
+CaOption = Annotated[Path | None, typer.Option("--ca", help="CA certificates of the registry (PEM), instead of the system's.")]
+
+
+def open_client(ca: Path | None) -> RegistryClient:
+    """A client with the logins of docker, oras or cosign (`$DOCKER_CONFIG/config.json`, else `~/.docker/config.json`)."""
+    config = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker") / "config.json"
+    return RegistryClient(credentials=read_docker_config(config) if config.is_file() else {}, ca=ca)
+
+
+def read_reference(text: str) -> Reference:
+    """The REF of a command line. Raises typer.BadParameter."""
+    try:
+        return Reference.parse(text)
+    except ReferenceInvalid as error:
+        raise typer.BadParameter(error.message, param_hint="REF") from error
+
+
+def read_private_key(path: Path) -> PrivateKey:
+    """Raises Rejected(KeyInvalid), OSError."""
+    return PrivateKey.from_pem(path.read_bytes())
+
+
+def read_public_keys(paths: Sequence[Path]) -> tuple[PublicKey, ...]:
+    """Raises Rejected(KeyInvalid) naming the file, OSError."""
+    keys = []
+    for path in paths:
+        try:
+            keys.append(PublicKey.from_pem(path.read_bytes()))
+        except Rejected as error:
+            raise Rejected(error.reason, f"{path}: {error.message}") from error
+    return tuple(keys)
+
+
+def require_tag(reference: Reference) -> str:
+    """The tag to push under. Raises typer.BadParameter."""
+    if reference.tag is None:
+        raise typer.BadParameter(f"{reference}: push to a tag, such as {reference.repository}:1.0; the digest follows", param_hint="REF")
+    return reference.tag
+
+
+def fetch_release_verdict(
+    client: RegistryClient, repository: Repository, digest: str, *, model: str, keys: Sequence[PublicKey], threshold: int, min_seq: int
+) -> tuple[VerifiedRelease, Discovery]:
+    """Find a release's bundles and believe them. Raises RegistryError, Rejected."""
+    found = fetch_bundles(client, repository, digest)
+    verdict = verify_release(digest=digest, model=model, bundles=found.bundles, keys=keys, threshold=threshold, min_seq=min_seq)
+    return verdict, found
+
+
+def fetch_golden_verdict(
+    client: RegistryClient, repository: Repository, digest: str, *, model: str, keys: Sequence[PublicKey], threshold: int
+) -> VerifiedGolden:
+    """Find a golden set's bundles and believe them. Raises RegistryError, Rejected."""
+    found = fetch_bundles(client, repository, digest)
+    return verify_golden(digest=digest, model=model, bundles=found.bundles, keys=keys, threshold=threshold)
+
+
+def sign_release(
+    client: RegistryClient, repository: Repository, digest: str, key: PrivateKey, *, model: str, version: str, seq: int
+) -> bool:
+    """Attach this key's signature and attestation unless they are there; whether anything was written. Raises RegistryError."""
+    try:
+        verdict, _ = fetch_release_verdict(client, repository, digest, model=model, keys=[key.public], threshold=1, min_seq=0)
+        if (verdict.version, verdict.seq) == (version, seq):
+            return False
+    except Rejected:
+        pass
+    facts = ReleaseFacts(model=model, version=version, release_seq=seq, created_at=datetime.now(UTC))
+    bundles = [(SIGN_PREDICATE, sign_digest(key, digest)), (RELEASE_PREDICATE, attest_release(key, digest, facts))]
+    _attach(client, repository, digest, bundles)
+    return True
+
+
+def sign_golden(client: RegistryClient, repository: Repository, digest: str, key: PrivateKey, *, model: str) -> bool:
+    """Attach this key's signature and attestation unless they are there; whether anything was written. Raises RegistryError."""
+    try:
+        fetch_golden_verdict(client, repository, digest, model=model, keys=[key.public], threshold=1)
+        return False
+    except Rejected:
+        pass
+    facts = GoldenFacts(model=model, created_at=datetime.now(UTC))
+    bundles = [(SIGN_PREDICATE, sign_digest(key, digest)), (GOLDEN_PREDICATE, attest_golden(key, digest, facts))]
+    _attach(client, repository, digest, bundles)
+    return True
+
+
+def _attach(client: RegistryClient, repository: Repository, digest: str, bundles: Iterable[tuple[str, bytes]]) -> None:
+    for predicate_type, bundle in bundles:
+        attach_bundle(client, repository, digest, bundle, predicate_type)

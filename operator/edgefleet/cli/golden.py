@@ -1,0 +1,82 @@
+"""`edgefleet golden`: push and verify golden sets, the labelled examples that a model must answer before it serves."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgefleet.cli.artifacts import (
+    CaOption,
+    PublicKeysOption,
+    ThresholdOption,
+    fetch_golden_verdict,
+    open_client,
+    read_private_key,
+    read_public_keys,
+    read_reference,
+    require_tag,
+    sign_golden,
+)
+from edgefleet.cli.output import EXIT_CODES, Format, FormatOption, print_facts, print_json, print_note
+from edgefleet.oci.golden import fetch_golden, parse_golden_lines
+from edgefleet.oci.push import push_golden, tag_manifest
+
+app = typer.Typer(help="Push and verify golden sets: labelled examples, an artifact of their own.", epilog=EXIT_CODES, no_args_is_help=True)
+
+RefArgument = Annotated[str, typer.Argument(metavar="REF", help="registry/repository:tag or registry/repository@sha256:...")]
+
+
+@app.command(epilog=EXIT_CODES)
+def push(
+    ref: Annotated[str, typer.Argument(metavar="REF", help="registry/repository:tag")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSON lines; see above.")],
+    name: Annotated[str, typer.Option(help="The model that the set is for, the EdgeModel's metadata.name.")],
+    key: Annotated[Path, typer.Option(help="Private key that signs (PEM).")],
+    ca: CaOption = None,
+    output: FormatOption = Format.TABLE,
+) -> None:
+    """Push a golden set, signed and attested for its model. Again is harmless. The digest goes into spec.golden of the EdgeModel.
+
+    Each line of FILE is one example, its tensors as in the Open Inference Protocol v2. It counts as right when the output's largest
+    value stands at the label's place, or its one integer is the label:
+
+    \b
+      {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 64], "data": [0, 5, ...]}],
+       "expect": {"output": "label", "label": 3}}
+    """
+    reference = read_reference(ref)
+    tag = require_tag(reference)
+    signer = read_private_key(key)
+    data = file.read_bytes()
+    lines = parse_golden_lines(data, str(file))
+    with open_client(ca) as client:
+        digest = push_golden(client, reference.repository, data)
+        print_note("signed" if sign_golden(client, reference.repository, digest, signer, model=name) else "was signed before")
+        tag_manifest(client, reference.repository, digest, tag)
+    found = {"reference": str(reference), "digest": digest, "model": name, "lines": len(lines), "signedBy": signer.public.id}
+    if output is Format.JSON:
+        print_json(found)
+    else:
+        print_facts({"ref": reference, "digest": digest, "model": name, "lines": len(lines), "signer": signer.public.id})
+
+
+@app.command(epilog=EXIT_CODES)
+def verify(
+    ref: RefArgument,
+    name: Annotated[str, typer.Option(help="The model that the set must be attested for.")],
+    key: PublicKeysOption,
+    threshold: ThresholdOption = 1,
+    ca: CaOption = None,
+    output: FormatOption = Format.TABLE,
+) -> None:
+    """Check that enough trusted keys signed a golden set and attested it for the model, and that each line can be read."""
+    reference = read_reference(ref)
+    with open_client(ca) as client:
+        digest = client.resolve(reference)
+        verdict = fetch_golden_verdict(client, reference.repository, digest, model=name, keys=read_public_keys(key), threshold=threshold)
+        lines = fetch_golden(client, reference.repository, digest)
+    found = {"verified": True, "digest": digest, "model": name, "lines": len(lines), "signedBy": list(verdict.signed_by)}
+    if output is Format.JSON:
+        print_json(found)
+    else:
+        print_facts({"digest": digest, "model": name, "lines": len(lines), "signer": verdict.signed_by})
