@@ -167,7 +167,7 @@ class _Pass:
         records = list(self._records())
         actions: list[AssignSite] = []
         proven: set[str] = set()
-        verdict: Pass | Inconclusive = Pass()
+        verdict = Pass()
         for index, wave in enumerate(list_waves(self.run.policy)):
             group = self._group(index)
             if not group:
@@ -179,16 +179,16 @@ class _Pass:
                 records[index] = records[index].model_copy(update={"opened_at": format_time(self.now)})
             if hold is None:
                 actions += self._assign(wave, group)
+            judged = self._judge(wave, group, records[index], proven)
             if records[index].passed_at is None:
-                verdict = self._judge(wave, group, records[index], proven)
-                if isinstance(verdict, Inconclusive):
-                    chosen = (wave.on_inconclusive or self.run.policy.on_inconclusive) if verdict.final else "Hold"
+                if isinstance(judged, Inconclusive):
+                    chosen = (wave.on_inconclusive or self.run.policy.on_inconclusive) if judged.final else "Hold"
                     if chosen == "Rollback":
-                        return Cause("RolledBack", INCONCLUSIVE, f"wave {wave.name} after soak.max: {verdict.message}")
+                        return Cause("RolledBack", INCONCLUSIVE, f"wave {wave.name} after soak.max: {judged.message}")
                     if chosen == "Hold":
-                        return self._wait(hold or _waiting(wave, verdict), verdict, records, actions)
-                    verdict = Pass("InconclusiveAnalysis", f"onInconclusive: Promote, after soak.max: {verdict.message}")
+                        return self._wait(hold or _waiting(wave, judged), judged, records, actions)
                 records[index] = records[index].model_copy(update={"passed_at": format_time(self.now)})
+            verdict = judged if isinstance(judged, Pass) else _passed_before(wave, judged)
             proven |= {one.variant for one in group if one.stand is Stand.PROVEN}
         if hold is not None:
             return self._wait(hold, verdict, records, actions)
@@ -237,6 +237,11 @@ class _Pass:
             waves=tuple(records),
             actions=tuple(actions),
         )
+
+
+def _passed_before(wave: Wave, judged: Inconclusive) -> Pass:
+    """A wave that has passed stays passed: it was promoted inconclusive, or a site of it changed since."""
+    return Pass("PassedInconclusive", f"wave {wave.name} has passed, with {judged.reason}: {judged.message}")
 
 
 def _waiting(wave: Wave, verdict: Inconclusive) -> tuple[str, str]:
