@@ -26,10 +26,12 @@ from edgefleet.api.site import Storage
 from edgefleet.kube.client import Api
 from edgefleet.kube.errors import NotFound
 from edgefleet.kube.resources import CONFIG_MAPS, LEASES, NAMESPACES, ROLE_BINDINGS, SITE_ASSIGNMENTS, Resource
+from edgefleet.kube.watch import Key, ListWatch, Record
 from edgefleet.oci.client import RegistryClient
 from edgefleet.oci.index import fetch_index
 from edgefleet.oci.push import VariantFiles, attach_bundle, push_golden, push_model
 from edgefleet.oci.reference import Repository
+from edgefleet.site.status import AssignmentRecord
 from edgefleet.trust.bundle import Publisher, make_bundle, make_root
 from edgefleet.trust.keys import PrivateKey
 from edgefleet.trust.orders import sign_order
@@ -156,10 +158,9 @@ class Rig:
 
     def weights_digest(self, revision: FrozenRevision) -> str:
         """The digest of a release's weights."""
-        manifest = json.loads(self.registry.content.manifests[revision.variant.digest][0])
-        return next(
-            str(layer["digest"]) for layer in manifest["layers"] if "weights" in layer["annotations"]["org.cncf.model.filepath"]
-        )
+        with RegistryClient() as client:
+            manifest = json.loads(client.fetch_manifest(self.repository, revision.variant.digest))
+        return next(str(layer["digest"]) for layer in manifest["layers"] if "weights" in layer["annotations"]["org.cncf.model.filepath"])
 
     # ---- hub
 
@@ -287,8 +288,11 @@ class Rig:
             connection.close()
 
     def serving(self) -> str:
-        """The name under which the server that answers clients knows the revision."""
-        status, body = self.ask()
+        """The name under which the server that answers clients knows the revision, or what came instead."""
+        try:
+            status, body = self.ask()
+        except OSError as error:
+            return repr(error)
         return str(body["model_name"]) if status == 200 else f"status {status}"
 
 
@@ -307,7 +311,7 @@ async def open_rig(folder: Path, lab: Lab, registry: Registry, server: ModelServ
         rig.root_document = make_root([rig.root.public], signers=[rig.root], threshold=1, version=1, expires_at=ends)
         (folder / "root.json").write_bytes(rig.root_document)
         (folder / "hardware.yaml").write_text("arch: amd64\n")
-        await _grant(rig)
+        await grant(rig)
         await rig.write_bundle()
         try:
             yield rig
@@ -319,7 +323,8 @@ async def open_rig(folder: Path, lab: Lab, registry: Registry, server: ModelServ
                 await api.delete(NAMESPACES, rig.namespace)
 
 
-async def _grant(rig: Rig) -> None:
+async def grant(rig: Rig) -> None:
+    """The site's rights in its two namespaces, as the hub and the site's owner give them."""
     for api, user, kind, name in (
         (rig.admin, f"edgefleet:site:{rig.site}", "ClusterRole", "edgefleet-site"),
         (rig.local, f"edgefleet:agent:{rig.site}", "Role", "edgefleet-agent"),
@@ -359,6 +364,47 @@ async def wait_until(fact: Callable[[], Awaitable[bool]], otherwise: Callable[[]
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {limit:g} s: {otherwise()}")
         await asyncio.sleep(0.05)
+
+
+class Writes:
+    """What was written to the site's namespace at the hub."""
+
+    def __init__(self) -> None:
+        self.leases = 0
+        self.statuses = 0
+
+    def lease_at_least(self, count: int) -> Callable[[], Awaitable[bool]]:
+        """A fact to wait for."""
+
+        async def reached() -> bool:
+            return self.leases >= count
+
+        return reached
+
+
+@asynccontextmanager
+async def count_writes(rig: Rig) -> AsyncIterator[Writes]:
+    """Counts every write of a Lease, and those of assignments' status, from now on."""
+    writes = Writes()
+
+    def lease(_: Key, __: Record | None, ___: Record | None) -> None:
+        writes.leases += 1
+
+    def assignment(_: Key, old: AssignmentRecord | None, new: AssignmentRecord | None) -> None:
+        if new is not None and new.status != (old.status if old else SiteAssignmentStatus()):
+            writes.statuses += 1
+
+    watches = (
+        ListWatch(rig.admin, LEASES, Record, namespace=rig.namespace, on_change=lease),
+        ListWatch(rig.admin, SITE_ASSIGNMENTS, AssignmentRecord, namespace=rig.namespace, on_change=assignment),
+    )
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(watch.run()) for watch in watches]
+        for watch in watches:
+            await asyncio.wait_for(watch.synced.wait(), LIMIT)
+        yield writes
+        for task in tasks:
+            task.cancel()
 
 
 class Client:

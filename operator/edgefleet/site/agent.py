@@ -168,7 +168,6 @@ class Agent:
                     group.create_task(part)
         finally:
             await self._serving.close()
-            self._site.threads.shutdown(wait=False, cancel_futures=True)
 
     def _publish(self, name: str, finding: Finding) -> None:
         fleet = name.replace(".", "/", 1)

@@ -7,9 +7,7 @@ revision's account never under the same sequence (I10). All that must survive a 
 import asyncio
 import logging
 import random
-import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -18,6 +16,7 @@ from edgefleet.core.golden import GoldenLine
 from edgefleet.core.site import Accept, Cause, Refuse, Step, asked_for, decide_fault, decide_step, plan_delay
 from edgefleet.oci.golden import parse_golden_lines
 from edgefleet.site.faults import StepFailed, explain_failure
+from edgefleet.site.fetching import Fetching
 from edgefleet.site.gateway_config import Target
 from edgefleet.site.intake import Intake
 from edgefleet.site.prefetch import Prefetcher
@@ -62,7 +61,7 @@ class Site:
         self.prefetcher = prefetcher
         self.publish = publish
         self.report_now = report_now
-        self.threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="prefetch")
+        self.fetching: Fetching[RevisionRecord] = Fetching()
 
 
 class Worker:
@@ -81,7 +80,6 @@ class Worker:
         self._failed_phase = -1
         self._wake = asyncio.Event()
         self._retry = asyncio.Event()
-        self._fetching = asyncio.Lock()
 
     def offer(self, record: AssignmentRecord) -> None:
         """The assignment as it is now."""
@@ -266,22 +264,9 @@ class Worker:
             await site.serving.activate(order, record, score)
 
     async def _prefetch(self, order: Order) -> RevisionRecord:
-        # A thread cannot be cancelled: it is told to stop, and the next fetch of this fleet waits until it has.
-        site, stop = self._site, threading.Event()
+        site = self._site
         trust, now, protected = site.trust.require(), site.state.now(), site.serving.protected()
-        await self._fetching.acquire()
-        loop = asyncio.get_running_loop()
-        work = loop.run_in_executor(site.threads, lambda: site.prefetcher.run(order, trust, protected=protected, now=now, stop=stop))
-        work.add_done_callback(self._fetch_ended)
-        try:
-            return await asyncio.shield(work)
-        finally:
-            stop.set()
-
-    def _fetch_ended(self, work: "asyncio.Future[RevisionRecord]") -> None:
-        self._fetching.release()
-        if not work.cancelled():
-            work.exception()  # nobody else may be left to look at it
+        return await site.fetching.run(order.fleet, lambda stop: site.prefetcher.run(order, trust, protected=protected, now=now, stop=stop))
 
     def _golden_lines(self, record: RevisionRecord) -> tuple[GoldenLine, ...]:
         data = self._site.store.read(record.golden_lines) if record.golden_lines else None
