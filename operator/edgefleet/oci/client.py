@@ -303,7 +303,10 @@ class _Provider(oras.provider.Registry):  # type: ignore[misc]
         if scheme != "bearer" or not realm:
             raise Unauthorised(f"{repository}: the registry refuses, and names no way to authenticate that we know ({scheme or 'none'})")
         _require_allowed(realm, repository)
-        query = {"scope": parameters.get("scope") or f"repository:{repository.path}:{action}"}
+        named = parameters.get("scope", "")
+        # The challenge to the first read of a push names only pull: what the push needs is known here.
+        own = f"repository:{repository.path}:"
+        query = {"scope": own + action if not named or named.startswith(own) else named}
         if "service" in parameters:
             query["service"] = parameters["service"]
         url = requests.Request("GET", realm, params=query).prepare().url or realm
