@@ -8,12 +8,19 @@ from collections.abc import Callable, Sequence
 
 import typer
 
-from edgefleet.cli import agent, crds, golden, hub, model, trust
+from edgefleet.cli import agent, crds, golden, hub, model, policy, rollout, trust
 from edgefleet.cli.output import EXIT_CODES, CommandFailed
 from edgefleet.oci.errors import RegistryError
 from edgefleet.trust.errors import Rejected
 
-GROUPS = {"model": model.app, "golden": golden.app, "trust": trust.app, "gateway": agent.gateway}
+GROUPS = {
+    "model": model.app,
+    "golden": golden.app,
+    "trust": trust.app,
+    "policy": policy.app,
+    "rollout": rollout.app,
+    "gateway": agent.gateway,
+}
 COMMANDS: dict[str, Callable[..., None]] = {"agent": agent.agent, "hub": hub.hub, "crds": crds.crds}
 
 EXPECTED = (CommandFailed, Rejected, RegistryError)

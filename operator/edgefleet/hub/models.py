@@ -9,6 +9,7 @@ import base64
 import hashlib
 import json
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -34,6 +35,8 @@ from edgefleet.trust.release import verify_golden, verify_release
 log = logging.getLogger(__name__)
 
 RETRY_AFTER_FAILURE = timedelta(seconds=30)
+CONCURRENCY = 16
+"""Models looked at together: a registry that does not answer holds its place while the client is patient, and the others go on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,7 @@ class Models:
     def __init__(self, api: Api, registry: RegistryClient) -> None:
         self._api = api
         self._registry = registry
+        self._threads = ThreadPoolExecutor(CONCURRENCY, thread_name_prefix="registry")
         self._verified: dict[tuple[str, str], tuple[str, Release]] = {}
 
     async def reconcile(self, key: tuple[str, str]) -> timedelta | None:
@@ -86,7 +90,7 @@ class Models:
     async def _verify(self, model: EdgeModel) -> tuple[Release | None, Failure | None]:
         try:
             keys = await self._keys(model)
-            return await asyncio.to_thread(self._find, model, keys), None
+            return await asyncio.get_running_loop().run_in_executor(self._threads, self._find, model, keys), None
         except Rejected as error:
             return None, Failure(error.reason, error.message)
         except RegistryError as error:

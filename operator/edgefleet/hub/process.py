@@ -21,7 +21,7 @@ from edgefleet.hub.gathering import Gatherer
 from edgefleet.hub.handlers import make_registry, make_settings
 from edgefleet.hub.heartbeat import BEAT_ANNOTATION, Heartbeat
 from edgefleet.hub.inventory import Inventory
-from edgefleet.hub.models import Models
+from edgefleet.hub.models import CONCURRENCY, Models
 from edgefleet.hub.plans import delete_leftovers
 from edgefleet.hub.queue import PassQueue
 from edgefleet.hub.records import BundleRecord, LeaseRecord
@@ -59,7 +59,7 @@ class Hub:
         self.sites = Sites(api, self.inventory)
         writer = AssignmentWriter(api, self.inventory, key)
         self.fleets = Fleets(api, Gatherer(api, self.inventory, self._known), writer, Runs(api), settings)
-        self.model_queue: PassQueue[tuple[str, str]] = PassQueue("EdgeModel", self.models.reconcile, concurrency=4)
+        self.model_queue: PassQueue[tuple[str, str]] = PassQueue("EdgeModel", self.models.reconcile, concurrency=CONCURRENCY)
         self.site_queue: PassQueue[str] = PassQueue("EdgeSite", self.sites.reconcile, concurrency=16)
         self.fleet_queue: PassQueue[FleetKey] = PassQueue("EdgeFleet", self.fleets.reconcile)
         self.bundles = ListWatch(
