@@ -101,7 +101,9 @@ def _play(stage: Stage, screen: Screen, console: Console, verbose: bool) -> None
         if verbose:
             console.print(Text(shown), soft_wrap=True)
     stage.stop_traffic()
-    play.checks.act = "the whole demo"
+    play.checks.act = "The whole demo"
+    stage.story.tell("act", play.checks.act)
+    play.checks_customers()
     play.checks_traffic()
 
 

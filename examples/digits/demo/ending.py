@@ -43,7 +43,8 @@ def print_counts(console: Console, counts: Counts) -> None:
     share = counts.right / counts.answered if counts.answered else 0.0
     console.print(
         f"customers: {counts.answered} requests answered at {len(served)} sites ({share:.1%} with the right digit), "
-        f"[bold]{counts.lost} lost[/bold]; {len(ELIGIBLE)} sites were to serve"
+        f"[bold]{counts.lost} lost[/bold]; {len(ELIGIBLE)} sites were to serve",
+        soft_wrap=True,
     )
 
 

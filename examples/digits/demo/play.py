@@ -9,7 +9,7 @@ from examples.digits.demo.checks import Checks, describe_fleet
 from examples.digits.demo.counts import Counts
 from examples.digits.demo.observer import Snapshot
 from examples.digits.demo.person import Person
-from examples.digits.demo.places import ELIGIBLE, FLEET, MODEL
+from examples.digits.demo.places import ELIGIBLE, FLEET, MODEL, REFUSED
 from examples.digits.demo.stage import Stage
 
 KEY = "trust/publisher.key"
@@ -58,6 +58,16 @@ class Play:
             counts.lost == 0 and counts.answered > 0,
             f"{counts.lost} lost of {counts.answered + counts.lost}; the last ones:\n{counts.describe_losses()}",
         )
+
+    def checks_customers(self) -> None:
+        """What the customers can say when it is over."""
+        counts = self.counts
+        refused = counts.sites[REFUSED]
+        self.checks.holds(
+            f"{REFUSED} never served the model", refused.answered == 0 and refused.before > 0, f"{refused.answered} answers came from there"
+        )
+        share = counts.right / max(1, counts.answered)
+        self.checks.holds(f"{share:.1%} of the answers name the right digit", share >= 0.9, f"{counts.right} of {counts.answered}")
 
     def found(self, seen: Snapshot) -> str:
         """What a failed check shows of the fleet."""

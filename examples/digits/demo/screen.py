@@ -66,7 +66,7 @@ def _draw_runs(seen: Snapshot) -> RenderableType:
     run = runs[-1]
     line = Text.assemble(
         (f"{run.metadata.name} {run.spec.revision.version}  ", "bold"),
-        *(_draw_wave(run, position) for position in range(len(run.status.waves))),
+        *(_draw_wave(run, position) for position, wave in enumerate(run.status.waves) if wave.sites),
         (f" {run.status.outcome or run.status.phase}", "bold"),
         (f"  {run.status.reason} {run.status.waiting_for}", "dim"),
     )

@@ -2,7 +2,7 @@
 
 from examples.digits.demo.observer import Snapshot
 from examples.digits.demo.person import Person
-from examples.digits.demo.places import HUB_NAMESPACE, MANIFESTS, MODEL, OPERATOR, PLACES
+from examples.digits.demo.places import HUB_NAMESPACE, MANIFESTS, MODEL, PLACES, REPOSITORY
 from examples.digits.demo.play import Play
 from examples.digits.demo.stage import apply_site_clusters
 from examples.digits.demo.times import read_manifest
@@ -16,6 +16,7 @@ TEAM_FILES = ("namespaces.yaml", "sites.yaml", "model.yaml", "policy.yaml", "fle
 def set_up(play: Play) -> None:
     """0. Keys, trust bundle, CRDs, the hub, nine sites with their agents; the hub key's Secret is backed up."""
     stage, person = play.stage, play.person
+    (person.desk / "edgefleet").symlink_to(REPOSITORY)  # the clone that the person has
     person.types(f"edgefleet trust init trust --model {MODEL}")
     person.types("edgefleet trust show trust/bundle.json")
     install_hub(person)
@@ -47,9 +48,9 @@ def describe_sites(seen: Snapshot) -> str:
 
 def install_hub(person: Person) -> None:
     """CRDs, the hub's rights, its namespace and the trust bundle; also what a person does again after losing all of it."""
-    person.types(f"kubectl apply -f {OPERATOR.parent / 'crds'}")
-    person.types(f"kubectl wait --for=condition=Established --timeout=30s -f {OPERATOR.parent / 'crds'}")
-    person.types(f"kubectl apply -f {OPERATOR.parent / 'charts/edgefleet/templates'}")
+    person.types("kubectl apply -f edgefleet/crds/")
+    person.types("kubectl wait --for=condition=Established --timeout=30s -f edgefleet/crds/")
+    person.types("kubectl apply -f edgefleet/charts/edgefleet/templates/")
     person.types(f"kubectl create namespace {HUB_NAMESPACE}")
     person.types(f"kubectl -n {HUB_NAMESPACE} create configmap trust-bundle --from-file=bundle.json=trust/bundle.json")
 

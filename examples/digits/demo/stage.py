@@ -174,5 +174,6 @@ def _stop_gateways(folders: Folders, sites: Iterable[str]) -> None:
         command = [sys.executable, "-m", "edgefleet", "gateway", "stop", "--state", str(folders.site(site) / "state")]
         subprocess.run(command, env=_environment(), check=False, timeout=60, capture_output=True)
 
+    started = [site for site in sites if any(folders.site(site).glob("state/**/envoy.pid"))]
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(stop, sites))
+        list(pool.map(stop, started))

@@ -5,12 +5,11 @@ import time
 from edgefleet.api.conditions import find_condition
 from examples.digits.demo.counts import Counts
 from examples.digits.demo.observer import Snapshot
-from examples.digits.demo.places import ELIGIBLE, FLEET, HUB_NAMESPACE, OPERATOR
+from examples.digits.demo.places import ELIGIBLE, FLEET, HUB_NAMESPACE
 from examples.digits.demo.play import Play, all_serve
 from examples.digits.demo.setting import BACKUP, TEAM_FILES, install_hub
 
 ALONE = 8.0  # seconds for which the sites are watched without any hub
-CRDS = OPERATOR.parent / "crds"
 
 
 def lost_hub(play: Play) -> None:
@@ -19,7 +18,7 @@ def lost_hub(play: Play) -> None:
     before = play.counts
     play.person.types("kubectl -n vision delete edgefleet digits")
     checks.awaits("the fleet is gone", lambda seen: FLEET not in seen.fleets, 30, play.found)
-    play.person.types(f"kubectl delete -f {CRDS}")
+    play.person.types("kubectl delete -f edgefleet/crds/")
     play.person.types(f"kubectl delete namespace {HUB_NAMESPACE}")
     assert play.stage.hub is not None
     play.stage.story.tell("stage", "kubelet: the namespace is gone, so the hub's process is ended")
@@ -31,6 +30,9 @@ def lost_hub(play: Play) -> None:
     checks.holds(f"without hub and CRDs every site went on serving for {ALONE:.0f} s", not silent, f"silent: {silent}")
     checks.holds("the same revision as before", models(alone) == models(before), f"{models(before)} -> {models(alone)}")
     play.checks_traffic()
+    for name, cluster in play.stage.lab.sites.items():
+        shown = play.person.types(f"kubectl --kubeconfig {cluster.kubeconfig} get siteassignments -A", shown=False).output
+        (play.stage.folders.out / f"act-6-without-hub-{name}.txt").write_text(shown)
 
     install_hub(play.person)
     play.person.types(f"kubectl apply -f {BACKUP}")
