@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -167,18 +168,20 @@ def test_the_model_of_a_fleet_cannot_be_changed(hub: Cluster) -> None:
         hub.kubectl("delete", "edgefleet", "plants", "-n", NAMESPACE)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "examples").rglob("*.yaml")), ids=lambda path: str(path.relative_to(ROOT / "examples")))
-def test_every_example_is_accepted(hub: Cluster, path: Path) -> None:
-    for body in yaml.safe_load_all(path.read_text()):
+def shown_to_people() -> list[tuple[str, str]]:
+    """Every YAML file of examples/, and every YAML block of README."""
+    files = [(str(path.relative_to(ROOT)), path.read_text()) for path in sorted((ROOT / "examples").rglob("*.yaml"))]
+    blocks = re.findall(r"^```yaml\n(.*?)^```", (ROOT / "README.md").read_text(), flags=re.MULTILINE | re.DOTALL)
+    return files + [(f"README.md block {n}", block) for n, block in enumerate(blocks, start=1)]
+
+
+@pytest.mark.parametrize("text", [pytest.param(text, id=name) for name, text in shown_to_people()])
+def test_every_example_is_accepted(hub: Cluster, text: str) -> None:
+    for body in yaml.safe_load_all(text):
         if not isinstance(body, dict) or "apiVersion" not in body:
             continue
         namespace = body["metadata"].get("namespace")
         if namespace:
-            hub.kubectl(
-                "apply",
-                "--server-side",
-                "-f",
-                "-",
-                stdin=json.dumps({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}),
-            )
+            named = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}
+            hub.kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(named))
         hub.kubectl("apply", "--server-side", "--dry-run=server", "-f", "-", stdin=json.dumps(body))
