@@ -164,12 +164,13 @@ def _follow_roots(pinned_root: bytes, documents: Any) -> Root:
         raise ValueError(f"roots must be a list of 1 to {MAX_ROOTS} root documents")
     pinned: Metadata[Root] = _read_metadata(parse_json_object(pinned_root), Root)
     _require_signed(pinned.signed, "root", pinned)
-    current = pinned.signed
+    current: Root | None = None
     met_the_pinned = False
     for document in documents:
         step: Metadata[Root] = _read_metadata(document, Root)
-        if step.signed.version < pinned.signed.version:
-            continue
+        _require_signed(step.signed, "root", step)
+        if current is not None:
+            _require_successor(current, step)
         if step.signed.version == pinned.signed.version:
             if step.signed_bytes != pinned.signed_bytes:
                 raise Rejected(
@@ -177,19 +178,17 @@ def _follow_roots(pinned_root: bytes, documents: Any) -> Root:
                     f"the trust bundle's root {step.signed.version} is not the one pinned here: it is another installation's",
                 )
             met_the_pinned = True
-            continue
-        if step.signed.version != current.version + 1:
-            raise Rejected("BundleRootMismatch", f"root {step.signed.version} does not follow root {current.version}")
-        _require_distinct_keys(step.signed)
-        if not step.signed.get_root_verification_result(current, step.signed_bytes, step.signatures):
-            raise Rejected(
-                "BundleUnderSigned",
-                f"root {step.signed.version} is not signed by enough keys of root {current.version} and of its own",
-            )
         current = step.signed
-    if not met_the_pinned:
+    if current is None or not met_the_pinned:
         raise Rejected("BundleRootMismatch", f"the trust bundle does not contain the pinned root, version {pinned.signed.version}")
     return current
+
+
+def _require_successor(current: Root, step: Metadata[Root]) -> None:
+    if step.signed.version != current.version + 1:
+        raise Rejected("BundleRootMismatch", f"root {step.signed.version} does not follow root {current.version}")
+    if not step.signed.get_root_verification_result(current, step.signed_bytes, step.signatures):
+        raise Rejected("BundleUnderSigned", f"root {step.signed.version} is not signed by enough keys of root {current.version}")
 
 
 def _read_metadata(document: Any, kind: type) -> Any:
@@ -203,6 +202,9 @@ def _read_metadata(document: Any, kind: type) -> Any:
     metadata: Metadata[Any] = Metadata.from_dict(json.loads(json.dumps(document)))
     if not isinstance(metadata.signed, kind):
         raise ValueError(f"{kind.__name__.lower()} metadata was expected, found {metadata.signed.type}")
+    if json.dumps(metadata.signed.to_dict(), sort_keys=True) != json.dumps(document["signed"], sort_keys=True):
+        # The signature is checked over what was understood: it must be what is written.
+        raise ValueError(f"{metadata.signed.type} metadata is not in its canonical spelling")
     return metadata
 
 
