@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from edgefleet.api.assignment import ActiveRevision, Fault, SiteAssignmentStatus, SiteState
+from edgefleet.api.assignment import ActiveRevision, Fault, Order, SiteAssignmentStatus, SiteState
 from edgefleet.api.conditions import Condition, merge_conditions
 from edgefleet.api.meta import format_time
+from edgefleet.site.state import Failure, FleetState
 
 MAX_MESSAGE = 1024
 
@@ -31,6 +32,28 @@ class Finding:
     def same_as(self, other: "Finding | None") -> bool:
         """Whether it differs from `other` in nothing but its message and time."""
         return other is not None and (self.sequence, self.state, self.reason) == (other.sequence, other.state, other.reason)
+
+
+def find_served(order: Order, state: FleetState, reason: str, message: str = "") -> Finding:
+    """The finding of an order that was carried out: its revision serves, or is withdrawn."""
+    if order.action == "Withdraw":
+        return Finding(order.sequence, None, "Withdrawn", reason, state.withdrawn_at or order.issued_at, message)
+    since = state.active_since or order.issued_at
+    return Finding(order.sequence, state.active, "Active", reason, since, message, golden_score=state.golden_score)
+
+
+def find_failed(failure: Failure) -> Finding:
+    """The finding of an order whose revision failed here, from what was remembered of it."""
+    return Finding(
+        sequence=failure.sequence,
+        revision=failure.revision,
+        state="Failed",
+        reason=failure.reason,
+        since=failure.at,
+        message=failure.message,
+        fault="Revision",
+        golden_score=failure.golden_score,
+    )
 
 
 def summarise_assignment(finding: Finding, active: ActiveRevision | None, old: SiteAssignmentStatus) -> SiteAssignmentStatus:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from edgefleet.api.assignment import FrozenRevision, Order
+from edgefleet.api.meta import format_time
 from edgefleet.core.golden import GoldenLine
 from edgefleet.core.site import Accept, Cause, Refuse, Step, asked_for, decide_fault, decide_step, plan_delay
 from edgefleet.oci.golden import parse_golden_lines
@@ -25,7 +26,7 @@ from edgefleet.site.serving import Serving
 from edgefleet.site.state import Failure, StateFile
 from edgefleet.site.status import AssignmentRecord
 from edgefleet.site.store import RevisionRecord, Store
-from edgefleet.site.summary import Finding
+from edgefleet.site.summary import Finding, find_failed, find_served
 from edgefleet.site.trial import verify_golden_set, verify_ready
 from edgefleet.site.trust_keeper import TrustKeeper
 
@@ -134,7 +135,8 @@ class Worker:
                 new = self._order is None or self._order.sequence != order.sequence
                 self._order = order
                 if stale:
-                    self._publish(_active_finding(order, self._site, "TrustStale", "the order is past its end: the hub has not renewed it"))
+                    ended = f"the order ended at {format_time(order.expires_at)}: the hub has not renewed it"
+                    self._publish(find_served(order, self._site.state.fleet(order.fleet), "TrustStale", ended))
                 elif new or self._job is None or self._job.done():
                     await self._end_job()
                     self._accept(order)
@@ -228,21 +230,20 @@ class Worker:
         match decide_step(order, state.to_memory()):
             case Step.KEEP:
                 changed = await site.serving.confirm(order)
-                self._publish(_active_finding(order, site, "Serving"))
+                self._publish(find_served(order, site.state.fleet(order.fleet), "Serving"))
             case Step.WITHDRAW:
                 changed = await site.serving.withdraw(order)
-                since = site.state.fleet(order.fleet).withdrawn_at or datetime.now(UTC)
-                self._publish(Finding(order.sequence, None, "Withdrawn", "Withdrawn", since))
+                self._publish(find_served(order, site.state.fleet(order.fleet), "Withdrawn"))
             case Step.REST:
                 changed = False
                 if state.failure is not None:
-                    self._publish(_failed_finding(state.failure))
+                    self._publish(find_failed(state.failure))
             case Step.ACTIVATE:
                 if order.revision is None:
                     raise ValueError("core accepted a Run without a revision")
                 await self._activate(order, order.revision)
                 changed = True
-                self._publish(_active_finding(order, site, "Serving"))
+                self._publish(find_served(order, site.state.fleet(order.fleet), "Serving"))
         if changed:
             site.report_now()
 
@@ -300,16 +301,3 @@ class Worker:
             log.info("%s: sequence %d: %s %s", self._name, finding.sequence, finding.state, finding.reason)
         self._finding = finding
         self._site.publish(self._name, finding)
-
-
-def _active_finding(order: Order, site: Site, reason: str, message: str = "") -> Finding:
-    state = site.state.fleet(order.fleet)
-    if order.action == "Withdraw":
-        return Finding(order.sequence, None, "Withdrawn", reason, state.withdrawn_at or datetime.now(UTC), message)
-    since = state.active_since or datetime.now(UTC)
-    return Finding(order.sequence, state.active, "Active", reason, since, message, golden_score=state.golden_score)
-
-
-def _failed_finding(failure: Failure) -> Finding:
-    state, fault = decide_fault(Cause.GOLDEN)
-    return Finding(failure.sequence, failure.revision, state, failure.reason, failure.at, failure.message, fault, failure.golden_score)
