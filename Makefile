@@ -3,7 +3,7 @@ PY := .venv/bin/python
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test unit check format crds lock lab lab-down clean
+.PHONY: help setup demo test unit check format crds lock lab lab-down bench clean
 
 help: ## What can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -50,6 +50,10 @@ lab: setup ## Start a hub and two site clusters, and print their KUBECONFIGs
 
 lab-down: $(STAMP) ## End the lab, whoever started it
 	$(PY) -m tests.lab down
+
+bench: setup ## Print what a pull and a rollout cost on this machine
+	$(PY) -m tests.bench.pull
+	$(PY) -m tests.bench.writes
 
 clean: lab-down ## End the lab and remove the environment
 	rm -rf .venv .lab

@@ -124,10 +124,11 @@ class World:
             {"siteSelector": selector, "modelRef": {"name": "weld"}, "rolloutPolicyRef": {"name": "careful"}, **spec},
         )
 
-    def start_hub(self) -> None:
+    def start_hub(self) -> subprocess.Popen[bytes]:
         kubeconfig = self.lab.client_kubeconfig("hub", "edgefleet:hub")
         command = [sys.executable, "-m", "edgefleet", "hub", "--kubeconfig", str(kubeconfig), "--namespace", self.system]
         self._hub = subprocess.Popen([*command, "--heartbeat", "1s"], stdout=self._log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+        return self._hub
 
     def kill_hub(self) -> None:
         """SIGKILL: nothing is said, nothing is finished."""
@@ -165,14 +166,14 @@ class World:
         """The end of the hub's log."""
         return (self.folder / "hub.log").read_text()[-4000:]
 
-    async def until_ended(self, number: int, outcome: str) -> dict[str, Any]:
+    async def until_ended(self, number: int, outcome: str, limit: float = 30) -> dict[str, Any]:
         async def ended() -> dict[str, Any] | None:
             run = await self.run(number)
             found = run.get("status", {}).get("outcome")
             assert found in (None, outcome), f"run {number} ended {found}: {run['status']}"
             return run if run["metadata"]["labels"].get("edgefleet.io/outcome") == outcome else None
 
-        run: dict[str, Any] = await self.until(f"run {number} ends {outcome}", ended)
+        run: dict[str, Any] = await self.until(f"run {number} ends {outcome}", ended, limit)
         return run
 
     async def until_condition(self, kind: Resource, name: str, kind_of: str, reason: str) -> dict[str, Any]:

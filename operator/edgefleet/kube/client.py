@@ -62,6 +62,10 @@ class Api:
         """Any path that answers JSON, e.g. `/apis/edgefleet.io/v1alpha1`."""
         return await self._call("GET", path)
 
+    async def get_bytes(self, path: str) -> bytes:
+        """Any path, as it comes, e.g. `/metrics`."""
+        return await self._call_raw("GET", path)
+
     async def is_ready(self) -> bool:
         """Whether /readyz says ok now."""
         try:
