@@ -20,6 +20,7 @@ from edgefleet.core.facts import FleetFacts, RunFacts, SiteFacts
 from edgefleet.core.judge import Fail
 from edgefleet.core.memory import Memory, count_names
 from edgefleet.core.progress import SiteProgress, Stand
+from edgefleet.core.waves import list_waves
 
 ABORTED = "AbortedByUser"
 MAX_FAILED = "MaxFailedExceeded"
@@ -77,7 +78,7 @@ def find_failing(run: RunFacts, progress: Sequence[SiteProgress], fail: Fail | N
     if run.policy.on_failure == "RollbackFailed":
         return tuple(one for one in progress if one.stand is Stand.FAILED)
     if run.policy.on_failure == "RollbackWave":
-        wave = max((one.wave for one in progress if one.exposed or one.site in back), default=-1)
+        wave = _latest_wave(run, [one for one in progress if one.exposed or one.site in back])
         return tuple(one for one in progress if one.exposed and one.wave == wave)
     return ()
 
@@ -115,6 +116,13 @@ def plan_return(site: SiteFacts, fleet: FleetFacts, memory: Memory, run: str | N
     if allowed.eligible or allowed.reason == "NoVariantFits":
         return WithdrawSite(site.name, run)
     return None
+
+
+def _latest_wave(run: RunFacts, begun: Sequence[SiteProgress]) -> int:
+    """The wave that was rolling: the last that is recorded as open or has sites that were told."""
+    open_waves = {record.name for record in run.status.waves if record.opened_at}
+    recorded = [index for index, wave in enumerate(list_waves(run.policy)) if wave.name in open_waves]
+    return max([*recorded, *(one.wave for one in begun)], default=-1)
 
 
 def _taken_back(progress: Sequence[SiteProgress]) -> list[str]:

@@ -16,7 +16,12 @@ from tests.unit.core.facts_of import ARM64, A, B, C, minutes, policy, site
 from tests.unit.core.simulator import SimulatedSite, Simulator, hold
 
 RELEASES = (A, B, C)
-QUIET = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+
+
+def examples(count: int) -> settings:
+    """`count` worlds: hours of simulated time each."""
+    return settings(max_examples=count, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+
 
 waves = st.lists(
     st.fixed_dictionaries(
@@ -173,7 +178,7 @@ def settle(simulator: Simulator, limit: int = 400) -> None:
                 return
 
 
-@QUIET
+@examples(40)
 @given(simulator=fleets(), history=histories, seed=st.none() | st.integers(0, 1000), record_first=st.booleans())
 def test_every_run_ends_or_says_what_it_waits_for(
     simulator: Simulator, history: list[tuple[int, Event]], seed: int | None, record_first: bool
@@ -208,7 +213,7 @@ def test_every_run_ends_or_says_what_it_waits_for(
             assert one.active == memory.stable.hash or memory.stable.hash in one.bad
 
 
-@QUIET
+@examples(15)
 @given(simulator=fleets(), seed=st.integers(0, 1000), record_first=st.booleans())
 def test_a_crash_in_any_pass_leads_to_the_same_end(simulator: Simulator, seed: int, record_first: bool) -> None:
     """Partial application converges: what is stable, what is barred and what sites serve is as if nothing had happened."""
@@ -232,7 +237,7 @@ def test_a_crash_in_any_pass_leads_to_the_same_end(simulator: Simulator, seed: i
     assert ends[0] == ends[1]
 
 
-@QUIET
+@examples(40)
 @given(simulator=fleets(), pause=st.integers(0, 60))
 def test_a_newer_release_always_gets_through(simulator: Simulator, pause: int) -> None:
     """I11: whatever state a run is in, naming another release leads to a run of that release."""
@@ -246,7 +251,7 @@ def test_a_newer_release_always_gets_through(simulator: Simulator, pause: int) -
         assert memory.active.revision.hash == B.hash
 
 
-@QUIET
+@examples(8)
 @given(simulator=fleets(), pause=st.integers(1, 90))
 def test_what_was_taken_back_is_not_tried_again(simulator: Simulator, pause: int) -> None:
     """I10: a release that every site fails is tried by one run; nothing but a person's word starts another."""
