@@ -191,7 +191,7 @@ def _require_successor(current: Root, step: Metadata[Root]) -> None:
         raise Rejected("BundleUnderSigned", f"root {step.signed.version} is not signed by enough keys of root {current.version}")
 
 
-def _read_metadata(document: Any, kind: type) -> Any:
+def _read_metadata(document: Any, kind: Any) -> Any:
     # Only fields that the signature covers, in the one spelling that we write, so that no unsigned byte has a meaning.
     if not isinstance(document, dict) or set(document) != {"signed", "signatures"}:
         raise ValueError("TUF metadata has exactly the fields signed and signatures")
@@ -200,11 +200,12 @@ def _read_metadata(document: Any, kind: type) -> Any:
             raise ValueError("a TUF signature has exactly the fields keyid and sig, in lower-case hex")
     # from_dict consumes what it is given
     metadata: Metadata[Any] = Metadata.from_dict(json.loads(json.dumps(document)))
-    if not isinstance(metadata.signed, kind):
-        raise ValueError(f"{kind.__name__.lower()} metadata was expected, found {metadata.signed.type}")
-    if json.dumps(metadata.signed.to_dict(), sort_keys=True) != json.dumps(document["signed"], sort_keys=True):
+    signed: Any = metadata.signed
+    if type(signed) is not kind:
+        raise ValueError(f"{kind.__name__.lower()} metadata was expected, found {signed.type}")
+    if json.dumps(signed.to_dict(), sort_keys=True) != json.dumps(document["signed"], sort_keys=True):
         # The signature is checked over what was understood: it must be what is written.
-        raise ValueError(f"{metadata.signed.type} metadata is not in its canonical spelling")
+        raise ValueError(f"{signed.type} metadata is not in its canonical spelling")
     return metadata
 
 
