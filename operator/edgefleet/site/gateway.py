@@ -47,8 +47,8 @@ class Gateway:
     """One Envoy. `folder` keeps its files; several agents must not share it. Use it as an async context manager."""
 
     def __init__(self, folder: Path, *, address: Endpoint, server: Endpoint, envoy: Path | None = None) -> None:
-        self._folder = folder
-        self._address = address
+        self.folder = folder
+        self.address = address
         self._server = server
         self._envoy = envoy
         self._process = GatewayProcess(folder)
@@ -57,9 +57,9 @@ class Gateway:
         self._table: dict[str, Target] = {}
 
     async def __aenter__(self) -> "Gateway":
-        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         # The socket's own path may be longer than the 107 bytes that a Unix address holds; one through an open folder is not.
-        self._handle = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+        self._handle = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
         connector = aiohttp.UnixConnector(path=f"/proc/self/fd/{self._handle}/{ADMIN_SOCKET}", force_close=True)
         timeout = aiohttp.ClientTimeout(total=5)
         self._admin = aiohttp.ClientSession(connector=connector, timeout=timeout)
@@ -79,23 +79,23 @@ class Gateway:
     async def start(self) -> None:
         """Find the running Envoy or start one, and wait until it answers. Raises GatewayDown, GatewayMissing."""
         bootstrap = plan_bootstrap(
-            host=self._address.host,
-            port=self._address.port,
-            clusters_path=str((self._folder / "clusters.json").resolve()),
-            routes_path=str((self._folder / "routes.json").resolve()),
+            host=self.address.host,
+            port=self.address.port,
+            clusters_path=str((self.folder / "clusters.json").resolve()),
+            routes_path=str((self.folder / "routes.json").resolve()),
         )
         pid = self._process.find()
         self._table = self._read_table()
         if pid is None:
-            (self._folder / ADMIN_SOCKET).unlink(missing_ok=True)
+            (self.folder / ADMIN_SOCKET).unlink(missing_ok=True)
             self._write("bootstrap.json", bootstrap)
             self._write("clusters.json", plan_clusters(self._table.values(), self._server))
             self._write("routes.json", plan_routes(self._table))
             pid = self._process.start(find_envoy(self._envoy))
-            log.info("gateway started: http port %d, pid %d", self._address.port, pid)
+            log.info("gateway started: http port %d, pid %d", self.address.port, pid)
         else:
             self._require_same_address()
-        await self._wait(self._is_current, START_SECONDS, f"Envoy does not answer on {self._address.url}")
+        await self._wait(self._is_current, START_SECONDS, f"Envoy does not answer on {self.address.url}")
 
     async def run(self) -> None:
         """Keep Envoy running until cancelled; the end of this task is not the end of Envoy."""
@@ -153,7 +153,7 @@ class Gateway:
         return all(entry["value"] == 0 for entry in stats.get("stats", ()) if "value" in entry)
 
     async def _is_current(self) -> bool:
-        async with self._front.get(f"{self._address.url}{TABLE_PATH}") as answer:
+        async with self._front.get(f"{self.address.url}{TABLE_PATH}") as answer:
             shown = await answer.json(content_type=None)
             return isinstance(shown, dict) and shown.get("version") == table_version(self._table)
 
@@ -172,29 +172,31 @@ class Gateway:
                             return
                     except (aiohttp.ClientError, OSError, ValueError) as error:
                         last = f": {error or type(error).__name__}"
+                    if self._process.find() is None:
+                        raise GatewayDown(f"{otherwise}: it has ended. {self._process.log_tail()}".strip())
                     await asyncio.sleep(POLL_SECONDS)
         except TimeoutError:
             raise GatewayDown(f"{otherwise} within {seconds:g} s{last}. {self._process.log_tail()}".strip()) from None
 
     def _read_table(self) -> dict[str, Target]:
         try:
-            return read_table(json.loads((self._folder / "routes.json").read_bytes()))
+            return read_table(json.loads((self.folder / "routes.json").read_bytes()))
         except FileNotFoundError:
             return {}
         except ValueError as error:
-            raise GatewayDown(f"{self._folder / 'routes.json'}: {error}; remove it") from error
+            raise GatewayDown(f"{self.folder / 'routes.json'}: {error}; remove it") from error
 
     def _require_same_address(self) -> None:
-        running = json.loads((self._folder / "bootstrap.json").read_bytes())
+        running = json.loads((self.folder / "bootstrap.json").read_bytes())
         address = running["static_resources"]["listeners"][0]["address"]["socket_address"]
-        if address["port_value"] != self._address.port:
+        if address["port_value"] != self.address.port:
             raise GatewayDown(
-                f"the running gateway listens on port {address['port_value']}, this agent was told {self._address.port}: "
+                f"the running gateway listens on port {address['port_value']}, this agent was told {self.address.port}: "
                 "run `edgefleet gateway stop` first"
             )
 
     def _write(self, name: str, content: dict[str, Any]) -> None:
-        write_durably(self._folder / name, json.dumps(content).encode())
+        write_durably(self.folder / name, json.dumps(content).encode())
 
 
 def read_status(folder: Path) -> dict[str, Any]:

@@ -18,6 +18,8 @@ from edgefleet.site.durable import write_durably
 STOP_SECONDS = 5.0
 # Hot restart would make all Envoys of a machine share one piece of memory.
 _OPTIONS = ("--concurrency", "1", "--disable-hot-restart", "--log-level", "warning", "--log-path", "envoy.log")
+# Envoys that this process started: they must be reaped when they end, and may outlive every GatewayProcess.
+_children: dict[int, "subprocess.Popen[bytes]"] = {}
 
 
 class GatewayMissing(Exception):
@@ -49,7 +51,6 @@ class GatewayProcess:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._pid_file = folder / "envoy.pid"
-        self._child: subprocess.Popen[bytes] | None = None
 
     def find(self) -> int | None:
         """The pid of the running Envoy, whoever started it."""
@@ -58,8 +59,7 @@ class GatewayProcess:
             pid, started = int(recorded["pid"]), int(recorded["started"])
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             return None
-        if self._child is not None:
-            self._child.poll()
+        _reap(pid)
         return pid if _start_time(pid) == started else None
 
     def start(self, binary: Path) -> int:
@@ -73,7 +73,7 @@ class GatewayProcess:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        self._child = child
+        _children[child.pid] = child
         record = {"pid": child.pid, "started": _start_time(child.pid)}
         write_durably(self._pid_file, json.dumps(record).encode())
         return child.pid
@@ -92,8 +92,7 @@ class GatewayProcess:
         finally:
             loop.remove_reader(handle)
             os.close(handle)
-            if self._child is not None:
-                self._child.poll()
+            _reap(pid)
 
     async def stop(self) -> bool:
         """End Envoy: TERM, and after 5 s KILL. False if none was running. Requests under way are lost: for teardown only."""
@@ -117,6 +116,12 @@ class GatewayProcess:
             return "\n".join((self._folder / "envoy.log").read_text(errors="replace").splitlines()[-5:])
         except FileNotFoundError:
             return ""
+
+
+def _reap(pid: int) -> None:
+    child = _children.get(pid)
+    if child is not None and child.poll() is not None:
+        del _children[pid]
 
 
 def _start_time(pid: int) -> int | None:

@@ -1,6 +1,6 @@
 """What a site says of one assignment: its status, with kstatus conditions. Pure; written to two clusters by status.py."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from edgefleet.api.assignment import ActiveRevision, Fault, Order, SiteAssignmentStatus, SiteState
@@ -58,6 +58,7 @@ def find_failed(failure: Failure) -> Finding:
 
 def summarise_assignment(finding: Finding, active: ActiveRevision | None, old: SiteAssignmentStatus) -> SiteAssignmentStatus:
     """The status to write. Transition times of `old` are kept where nothing changed, so that the same finding is the same status."""
+    finding = replace(finding, message=finding.message[:MAX_MESSAGE])
     since = format_time(finding.since)
     conditions = merge_conditions(old.conditions, _conditions(finding), now=since, generation=0)
     return SiteAssignmentStatus(
@@ -66,7 +67,7 @@ def summarise_assignment(finding: Finding, active: ActiveRevision | None, old: S
         state=finding.state,
         fault=finding.fault,
         reason=finding.reason,
-        message=finding.message[:MAX_MESSAGE],
+        message=finding.message,
         since=since,
         golden_score=finding.golden_score,
         active=active,

@@ -29,6 +29,7 @@ from edgefleet.core.site import (
     plan_retention,
 )
 
+NOTHING = FleetMemory()
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 HARDWARE = Hardware(arch="amd64", memory=8 << 30, features=("avx2",))
 NEEDS: dict[str, Any] = {"name": "cpu", "digest": "sha256:" + "0" * 64, "size": 10, "arch": "amd64"}
@@ -79,7 +80,7 @@ def make_copy(order: Order, **changes: Any) -> SiteAssignmentSpec:
 
 
 def judge(
-    order: Order, memory: FleetMemory = FleetMemory(), *, now: datetime = NOW, name: str = "vision.plants", **context: Any
+    order: Order, memory: FleetMemory = NOTHING, *, now: datetime = NOW, name: str = "vision.plants", **context: Any
 ) -> Accept | Refuse:
     facts = {"site": "plant-7", "hardware": HARDWARE, "now": now, "holders": {}, **context}
     return decide_order(order, make_copy(order), object_name=name, memory=memory, context=SiteContext(**facts))
@@ -117,8 +118,18 @@ def test_an_order_is_refused_with_its_reason(changes: dict[str, Any], reason: st
 
 @pytest.mark.parametrize(
     "changes",
-    [{"site": "x"}, {"sequence": 8}, {"action": "Withdraw"}, {"model": "x"}, {"revision": "f" * 64}, {"version": "9"}]
-    + [{"variant": "gpu"}, {"expires_at": "2030-01-01T00:00:00Z"}, {"expires_at": "tomorrow"}, {"fleet": "vision/x"}],
+    [
+        {"site": "x"},
+        {"fleet": "vision/x"},
+        {"sequence": 8},
+        {"action": "Withdraw"},
+        {"model": "x"},
+        {"revision": "f" * 64},
+        {"version": "9"},
+        {"variant": "gpu"},
+        {"expires_at": "2030-01-01T00:00:00Z"},
+        {"expires_at": "tomorrow"},
+    ],
 )
 def test_a_copy_that_differs_is_refused_and_the_field_named(changes: dict[str, str]) -> None:
     order = make_order()

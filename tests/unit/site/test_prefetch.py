@@ -1,0 +1,135 @@
+"""What makes a site believe a revision: each link of the chain, broken once."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from edgefleet.api.assignment import FrozenRevision
+from edgefleet.api.model import Golden, Serving, Variant
+from edgefleet.oci import media
+from edgefleet.oci.client import digest_of
+from edgefleet.oci.errors import MalformedManifest, RegistryError
+from edgefleet.oci.index import variant_annotations
+from edgefleet.site.prefetch import Evidence, verify_evidence
+from edgefleet.trust.bundle import Publisher
+from edgefleet.trust.errors import Rejected
+from edgefleet.trust.keys import PrivateKey
+from edgefleet.trust.release import GoldenFacts, ReleaseFacts, attest_golden, attest_release, sign_digest
+
+KEY, STRANGER = PrivateKey.generate(), PrivateKey.generate()
+PUBLISHER = Publisher((KEY.public,), 1, 5)
+NOW = datetime(2026, 11, 24, tzinfo=UTC)
+FACTS = Variant(name="cpu", digest="sha256:" + "0" * 64, size=0, arch="amd64", features=("avx2",))
+
+
+def document(media_type: str, **fields: Any) -> bytes:
+    return json.dumps({"schemaVersion": 2, "mediaType": media_type, **fields}).encode()
+
+
+def layer(path: str, data: bytes) -> dict[str, Any]:
+    return {"mediaType": media.WEIGHT_LAYER, "digest": digest_of(data), "size": len(data), "annotations": {media.FILEPATH: path}}
+
+
+def release_bundles(digest: str, key: PrivateKey = KEY, **changes: Any) -> tuple[bytes, ...]:
+    facts = ReleaseFacts(**{"model": "weld", "version": "1.0", "release_seq": 7, "created_at": NOW, **changes})
+    return sign_digest(key, digest), attest_release(key, digest, facts)
+
+
+def golden_bundles(digest: str, key: PrivateKey = KEY, model: str = "weld") -> tuple[bytes, ...]:
+    return sign_digest(key, digest), attest_golden(key, digest, GoldenFacts(model=model, created_at=NOW))
+
+
+MANIFEST = document(media.MANIFEST, artifactType=media.MODEL, layers=[layer("model.onnx", b"weights"), layer("model-settings.json", b"{}")])
+ENTRY = {
+    "mediaType": media.MANIFEST,
+    "digest": digest_of(MANIFEST),
+    "size": len(MANIFEST),
+    "platform": {"os": "linux", "architecture": "amd64"},
+    "annotations": variant_annotations(FACTS),
+}
+INDEX = document(media.INDEX, manifests=[ENTRY])
+GOLDEN = document(
+    media.MANIFEST, artifactType=media.GOLDEN, layers=[{"mediaType": media.GOLDEN_LINES, "digest": digest_of(b"x"), "size": 1}]
+)
+REVISION = FrozenRevision(
+    hash="a" * 64,
+    model="weld",
+    repository="registry.example/vision/weld",
+    digest=digest_of(INDEX),
+    version="1.0",
+    seq=7,
+    variant=FACTS.model_copy(update={"digest": digest_of(MANIFEST), "size": 9}),
+    serving=Serving(repository={}),
+    golden=Golden(repository="registry.example/vision/golden", digest=digest_of(GOLDEN), min="90%"),
+)
+EVIDENCE = Evidence(INDEX, MANIFEST, release_bundles(digest_of(INDEX)), GOLDEN, golden_bundles(digest_of(GOLDEN)))
+
+
+def test_a_whole_chain_is_believed() -> None:
+    manifest = verify_evidence(EVIDENCE, REVISION, PUBLISHER)
+    assert [one.path for one in manifest.layers] == ["model.onnx", "model-settings.json"]
+    without = REVISION.model_copy(update={"golden": None})
+    assert verify_evidence(replace(EVIDENCE, golden_manifest=None, golden_bundles=()), without, PUBLISHER) == manifest
+
+
+DIGEST = REVISION.digest
+
+
+@pytest.mark.parametrize(
+    ("evidence", "reason"),
+    [
+        (replace(EVIDENCE, index=INDEX + b" "), "EvidenceMismatch"),
+        (replace(EVIDENCE, manifest=MANIFEST + b" "), "EvidenceMismatch"),
+        (replace(EVIDENCE, bundles=()), "SignatureMissing"),
+        (replace(EVIDENCE, bundles=EVIDENCE.bundles[:1]), "AttestationMissing"),
+        (replace(EVIDENCE, bundles=release_bundles(DIGEST, STRANGER)), "SignatureInvalid"),
+        (replace(EVIDENCE, bundles=release_bundles(DIGEST, model="paint")), "ModelMismatch"),
+        (replace(EVIDENCE, bundles=release_bundles(DIGEST, release_seq=4)), "SeqTooLow"),
+        (replace(EVIDENCE, bundles=release_bundles(DIGEST, version="1.1")), "ReleaseMismatch"),
+        (replace(EVIDENCE, bundles=release_bundles(DIGEST, release_seq=8)), "ReleaseMismatch"),
+        (replace(EVIDENCE, bundles=(b"\x00not a bundle",)), "SignatureInvalid"),
+        (replace(EVIDENCE, golden_manifest=None), "EvidenceMismatch"),
+        (replace(EVIDENCE, golden_bundles=()), "SignatureMissing"),
+        (replace(EVIDENCE, golden_bundles=golden_bundles(REVISION.golden.digest, model="paint")), "ModelMismatch"),  # type: ignore[union-attr]
+        (replace(EVIDENCE, golden_bundles=golden_bundles(REVISION.golden.digest, STRANGER)), "SignatureInvalid"),  # type: ignore[union-attr]
+    ],
+)
+def test_a_broken_link_is_named(evidence: Evidence, reason: str) -> None:
+    with pytest.raises(Rejected) as caught:
+        verify_evidence(evidence, REVISION, PUBLISHER)
+    assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"name": "gpu"}, {"size": 10}, {"features": ()}, {"arch": "arm64"}, {"min_memory": 1}, {"accelerator": "nvidia"}],
+)
+def test_a_variant_that_the_order_describes_otherwise_than_the_index_is_refused(change: dict[str, Any]) -> None:
+    revision = REVISION.model_copy(update={"variant": REVISION.variant.model_copy(update=change)})
+    with pytest.raises(Rejected) as caught:
+        verify_evidence(EVIDENCE, revision, PUBLISHER)
+    assert caught.value.reason == "VariantMismatch"
+
+
+def test_a_manifest_that_the_signed_index_does_not_name_is_refused() -> None:
+    other = document(media.MANIFEST, artifactType=media.MODEL, layers=[layer("model.onnx", b"evil")])
+    revision = REVISION.model_copy(update={"variant": REVISION.variant.model_copy(update={"digest": digest_of(other), "size": 4})})
+    with pytest.raises(Rejected) as caught:
+        verify_evidence(replace(EVIDENCE, manifest=other), revision, PUBLISHER)
+    assert caught.value.reason == "VariantMismatch"
+
+
+@pytest.mark.parametrize("spoil", [lambda data: b"{}", lambda data: data.replace(b"model.onnx", b"../../etc/x")])
+def test_a_signed_manifest_that_cannot_be_read_is_a_content_error(spoil: Callable[[bytes], bytes]) -> None:
+    bad = spoil(MANIFEST)
+    index = document(media.INDEX, manifests=[{**ENTRY, "digest": digest_of(bad), "size": len(bad)}])
+    revision = REVISION.model_copy(
+        update={"digest": digest_of(index), "variant": REVISION.variant.model_copy(update={"digest": digest_of(bad)})}
+    )
+    with pytest.raises(RegistryError) as caught:
+        verify_evidence(replace(EVIDENCE, index=index, manifest=bad, bundles=release_bundles(digest_of(index))), revision, PUBLISHER)
+    assert isinstance(caught.value, MalformedManifest)

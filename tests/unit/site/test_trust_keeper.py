@@ -1,0 +1,109 @@
+"""Which trust bundle is in force, across restarts and crashes."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from edgefleet.site.state import StateFile
+from edgefleet.site.trust_keeper import TrustKeeper
+from edgefleet.trust.bundle import Publisher, make_bundle, make_root
+from edgefleet.trust.errors import Rejected
+from edgefleet.trust.keys import PrivateKey
+
+ROOT, STRANGER, HUB = PrivateKey.generate(), PrivateKey.generate(), PrivateKey.generate()
+ENDS = datetime.now(UTC) + timedelta(days=30)
+
+
+def root_of(key: PrivateKey) -> bytes:
+    return make_root([key.public], signers=[key], threshold=1, version=1, expires_at=ENDS)
+
+
+PINNED = root_of(ROOT)
+
+
+def bundle(version: int, *, key: PrivateKey = ROOT, root: bytes = PINNED, ends: datetime = ENDS) -> bytes:
+    publishers = {"weld": Publisher((HUB.public,), 1, version)}
+    return make_bundle(roots=[root], signers=[key], version=version, publishers=publishers, hub_keys=[HUB.public], expires_at=ends)
+
+
+class Site:
+    """A state folder; `keeper()` is an agent that starts."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.changes = 0
+
+    def keeper(self, fail_at: str = "never") -> TrustKeeper:
+        """A keeper that dies at a step."""
+
+        def fail(step: str) -> None:
+            if step.startswith(fail_at):
+                raise OSError(5, "the power is gone")
+
+        def changed() -> None:
+            self.changes += 1
+
+        state = StateFile.open(self.folder / "state.json", site="plant-7", checkpoint=fail)
+        return TrustKeeper(self.folder / "bundle.json", root=PINNED, state=state, on_change=changed, checkpoint=fail)
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    """An empty one."""
+    return Site(tmp_path)
+
+
+async def test_without_a_bundle_nothing_is_believed(site: Site) -> None:
+    keeper = site.keeper()
+    await keeper.restore()
+    with pytest.raises(Rejected) as caught:
+        keeper.require()
+    assert caught.value.reason == "TrustMissing"
+
+
+async def test_a_bundle_survives_a_restart_and_an_older_one_does_not_replace_it(site: Site) -> None:
+    await site.keeper().offer(bundle(2))
+    keeper = site.keeper()
+    await keeper.restore()
+    assert keeper.require().version == 2
+    await keeper.offer(bundle(1))
+    assert keeper.require().version == 2
+    changes = site.changes
+    await keeper.offer(bundle(2))
+    assert site.changes == changes, "the same again is no change"
+    await keeper.offer(bundle(3))
+    assert keeper.require().publishers["weld"].min_release_seq == 3
+    assert site.changes == changes + 1
+
+
+@pytest.mark.parametrize("wrong", [b"{", bundle(3, key=STRANGER), bundle(3, key=STRANGER, root=root_of(STRANGER))])
+async def test_what_does_not_follow_from_the_root_changes_nothing(site: Site, wrong: bytes) -> None:
+    keeper = site.keeper()
+    await keeper.offer(wrong)
+    with pytest.raises(Rejected, match="refused"):
+        keeper.require()
+    await keeper.offer(bundle(2))
+    await keeper.offer(wrong)
+    assert keeper.require().version == 2
+
+
+@pytest.mark.parametrize("step", ["write", "sync", "rename", "sync folder"])
+@pytest.mark.parametrize("file", ["bundle.json", "state.json"])
+async def test_a_crash_leaves_a_bundle_that_is_believed(site: Site, step: str, file: str) -> None:
+    await site.keeper().offer(bundle(2))
+    at = f"{step} of {file}" if step == "sync folder" else f"{step} {file}"
+    with pytest.raises(OSError, match="power"):
+        await site.keeper(fail_at=at).offer(bundle(3))
+    keeper = site.keeper()
+    await keeper.restore()
+    assert keeper.require().version in (2, 3)
+
+
+async def test_a_bundle_past_its_end_is_stale(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    keeper = site.keeper()
+    await keeper.offer(bundle(2))
+    monkeypatch.setattr(StateFile, "now", lambda _: ENDS)
+    with pytest.raises(Rejected) as caught:
+        keeper.require()
+    assert caught.value.reason == "TrustStale"
