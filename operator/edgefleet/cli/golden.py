@@ -71,9 +71,10 @@ def verify(
 ) -> None:
     """Check that enough trusted keys signed a golden set and attested it for the model, and that each line can be read."""
     reference = read_reference(ref)
+    keys = read_public_keys(key)
     with open_client(ca) as client:
         digest = client.resolve(reference)
-        verdict = fetch_golden_verdict(client, reference.repository, digest, model=name, keys=read_public_keys(key), threshold=threshold)
+        verdict = fetch_golden_verdict(client, reference.repository, digest, model=name, keys=keys, threshold=threshold)
         lines = fetch_golden(client, reference.repository, digest)
     found = {"verified": True, "digest": digest, "model": name, "lines": len(lines), "signedBy": list(verdict.signed_by)}
     if output is Format.JSON:

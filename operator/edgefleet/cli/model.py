@@ -142,6 +142,7 @@ def verify(
     """
     reference = read_reference(ref)
     model = name or _model_of(reference)
+    keys = read_public_keys(key)
     with open_client(ca) as client:
         digest = client.resolve(reference)
         verdict, _ = fetch_release_verdict(
@@ -149,7 +150,7 @@ def verify(
             reference.repository,
             digest,
             model=model,
-            keys=read_public_keys(key),
+            keys=keys,
             threshold=threshold,
             min_seq=min_seq,
         )
@@ -243,10 +244,11 @@ def pull(
     """
     reference = read_reference(ref)
     repository = reference.repository
+    model = name or _model_of(reference)
+    keys = read_public_keys(key)
     with open_client(ca) as client:
         digest = client.resolve(reference)
-        model = name or _model_of(reference)
-        fetch_release_verdict(client, repository, digest, model=model, keys=read_public_keys(key), threshold=threshold, min_seq=min_seq)
+        fetch_release_verdict(client, repository, digest, model=model, keys=keys, threshold=threshold, min_seq=min_seq)
         variants = {found.name: found for found in fetch_index(client, repository, digest).variants}
         if variant not in variants:
             raise CommandFailed("NoVariant", f"{reference} has no variant {variant!r}; it has {', '.join(sorted(variants))}")

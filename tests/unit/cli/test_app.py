@@ -1,0 +1,71 @@
+"""The command line as a whole: help that teaches, exit codes, errors on one line."""
+
+import re
+from pathlib import Path
+
+import pytest
+import typer.main
+
+from edgefleet.cli.app import GROUPS, make_app, run
+
+
+@pytest.fixture(autouse=True)
+def no_logins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
+
+
+VERBS = [(name, verb) for name in ("golden", "model", "trust") for verb in typer.main.get_command(GROUPS[name]).commands]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("words", VERBS, ids=" ".join)
+def test_each_command_explains_itself_and_its_exit_codes(words: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([*words, "--help"]) == 0
+    said = capsys.readouterr().out
+    assert "0 done, 1 refused or failed" in said
+    assert len(said.splitlines()) > 10
+
+
+def test_the_help_for_push_shows_a_recipe_that_is_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from edgefleet.cli.recipe import read_recipe
+
+    run(["model", "push", "--help"])
+    said = capsys.readouterr().out
+    example = re.search(r"^    name: digits\n(?:.*\n)+?(?=\n)", said, re.MULTILINE)
+    assert example
+    file = tmp_path / "release.yaml"
+    file.write_text(example[0])
+    recipe, _ = read_recipe(file, [], {})
+    assert [variant.name for variant in recipe.variants] == ["fp32", "int8"]
+    assert recipe.variants[1].features == ("avx512_vnni",)
+
+
+def test_unknown_commands_are_wrong_usage() -> None:
+    assert run(["nonsense"]) == 2
+    assert make_app().info.name == "edgefleet"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["model", "verify", "digits", "--key", "k.pub"], 2, "does not begin with a registry|names no tag"),
+        (["model", "verify", "127.0.0.1:1/digits:1"], 2, "--key"),
+        (["model", "verify", "127.0.0.1:1/digits:1", "--key", "KEY", "--threshold", "0"], 2, "--threshold"),
+        (["model", "push", "127.0.0.1:1/digits@sha256:" + "a" * 64, "--no-sign"], 2, "push to a tag"),
+        (["model", "push", "127.0.0.1:1/digits:1"], 2, "--key"),
+        (["model", "push", "127.0.0.1:1/digits:1", "--no-sign"], 2, "name: Field required"),
+        (["model", "push", "127.0.0.1:1/digits:1", "--no-sign", "--variant", "name"], 2, "'name' is not one of"),
+        (["model", "push", "127.0.0.1:1/digits:1", "--no-sign", "--from", "nowhere.yaml"], 1, "No such file"),
+        (["golden", "push", "127.0.0.1:1/digits:1", "KEY", "--name", "digits", "--key", "KEY"], 1, "KeyInvalid"),
+        (["model", "verify", "127.0.0.1:1/digits:1", "--key", "nowhere.pub"], 1, "No such file"),
+    ],
+)
+def test_errors_are_told_on_stderr(
+    arguments: list[str], code: int, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "KEY").write_text("no key")
+    assert run(arguments) == code
+    out, err = capsys.readouterr()
+    assert re.search(said, err), err
+    assert "Traceback" not in err
+    assert not out

@@ -1,0 +1,120 @@
+"""`edgefleet trust`: two commands for a first user, private keys that only their owner reads, and nothing overwritten."""
+
+import json
+import stat
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from edgefleet.cli.app import run
+from edgefleet.trust.bundle import open_bundle
+from edgefleet.trust.keys import PrivateKey, PublicKey
+
+
+def init(folder: Path, *more: str) -> int:
+    return run(["trust", "init", str(folder), "--model", "digits", *more])
+
+
+def shown(folder: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, object]:
+    capsys.readouterr()
+    assert run(["trust", "show", str(folder / "bundle.json"), "-o", "json"]) == 0
+    found: dict[str, object] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def test_init_makes_all_that_a_first_user_needs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "trust"
+    assert init(folder, "--model", "weld-qc") == 0
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"root-1.key", "root.json", "hub.key", "hub.pub", "publisher.key", "publisher.pub", "bundle.json"}
+    bundle = open_bundle(
+        (folder / "bundle.json").read_bytes(), pinned_root=(folder / "root.json").read_bytes(), floor_version=1, now=datetime.now(UTC)
+    )
+    hub, publisher = (PrivateKey.from_pem((folder / f"{name}.key").read_bytes()).public for name in ("hub", "publisher"))
+    assert bundle.version == 1
+    assert bundle.hub_keys == (hub,)
+    assert {model: entry.keys for model, entry in bundle.publishers.items()} == {"digits": (publisher,), "weld-qc": (publisher,)}
+    assert PublicKey.from_pem((folder / "publisher.pub").read_bytes()) == publisher
+    assert "PRIVATE" not in "".join(capsys.readouterr())
+
+
+def test_private_keys_are_their_owners(tmp_path: Path) -> None:
+    init(tmp_path / "trust", "--root-keys", "3")
+    keys = sorted((tmp_path / "trust").glob("*.key"))
+    assert len(keys) == 5
+    for key in keys:
+        assert stat.S_IMODE(key.stat().st_mode) == 0o600
+        assert b"PRIVATE KEY" in key.read_bytes()
+
+
+def test_nothing_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    init(tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    assert init(tmp_path) == 1
+    assert "AlreadyExists" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_one_file_in_the_way_leaves_the_folder_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "hub.key").write_text("mine")
+    assert init(tmp_path) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["hub.key"]
+
+
+def test_a_bundle_needs_m_of_n_root_keys(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert init(tmp_path, "--root-keys", "3", "--root-threshold", "2") == 0
+    (tmp_path / "root-2.key").unlink()
+    change = ["trust", "set-publisher", str(tmp_path), "--model", "digits", "--key", str(tmp_path / "publisher.pub"), "--min-seq", "4"]
+    assert run(change) == 0
+    assert shown(tmp_path, capsys)["version"] == 2
+    (tmp_path / "root-3.key").unlink()
+    assert run(change) == 1
+    assert "BundleUnderSigned" in capsys.readouterr().err
+    assert shown(tmp_path, capsys)["version"] == 2
+
+
+def test_a_publisher_is_changed_and_the_others_stay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    init(tmp_path)
+    bob = PrivateKey.generate().public
+    (tmp_path / "bob.pub").write_text(bob.to_pem())
+    keys = ["--key", str(tmp_path / "bob.pub"), "--key", str(tmp_path / "publisher.pub")]
+    assert run(["trust", "set-publisher", str(tmp_path), "--model", "weld-qc", *keys, "--threshold", "2"]) == 0
+    found = shown(tmp_path, capsys)
+    publishers = found["publishers"]
+    assert isinstance(publishers, dict)
+    assert set(publishers) == {"digits", "weld-qc"}
+    assert publishers["weld-qc"]["threshold"] == 2
+    assert bob.id in publishers["weld-qc"]["keys"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["init", "DIR"],
+        ["init", "DIR", "--model", "Not A Name"],
+        ["init", "DIR", "--model", "digits", "--root-keys", "2", "--root-threshold", "3"],
+        ["show"],
+        ["set-publisher", "DIR", "--model", "digits"],
+        ["nonsense"],
+    ],
+)
+def test_wrong_usage_is_2(arguments: list[str], tmp_path: Path) -> None:
+    assert run(["trust", *[str(tmp_path / "t") if word == "DIR" else word for word in arguments]]) == 2
+    assert not (tmp_path / "t").exists()
+
+
+def test_a_bundle_without_its_root_is_not_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    init(tmp_path)
+    init(tmp_path / "other")
+    (tmp_path / "root.json").unlink()
+    assert run(["trust", "show", str(tmp_path / "bundle.json")]) == 1
+    assert "RootMissing" in capsys.readouterr().err
+    assert run(["trust", "show", str(tmp_path / "bundle.json"), "--root", str(tmp_path / "other" / "root.json")]) == 1
+    assert "BundleRootMismatch" in capsys.readouterr().err
+
+
+def test_tables_fit_80_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    init(tmp_path, "--root-keys", "3")
+    run(["trust", "show", str(tmp_path / "bundle.json")])
+    assert all(len(line) <= 80 for line in capsys.readouterr().out.splitlines())
