@@ -16,7 +16,7 @@ from edgefleet.api.quantities import parse_duration
 from edgefleet.api.rollout import ModelRolloutStatus, Outcome, Phase, WaveRecord
 from edgefleet.core.actions import Action
 from edgefleet.core.facts import RunFacts
-from edgefleet.core.judge import Fail, Inconclusive, Pass, Verdict
+from edgefleet.core.judge import Inconclusive, Pass, Verdict
 from edgefleet.core.memory import BARRING
 from edgefleet.core.progress import UNREACHABLE, SiteProgress, Stand
 
@@ -157,10 +157,7 @@ def _progressing(step: Step, since: str) -> Condition:
 
 
 def _healthy(verdict: Verdict) -> Condition:
-    match verdict:
-        case Fail(reason, message):
-            return condition("Healthy", "False", reason, message)
-        case Pass(reason, message):
-            return condition("Healthy", "True", reason, message)
-        case Inconclusive(reason, message):
-            return condition("Healthy", "Unknown", reason, message)
+    status: ConditionStatus = "Unknown"
+    if not isinstance(verdict, Inconclusive):
+        status = "True" if isinstance(verdict, Pass) else "False"
+    return condition("Healthy", status, verdict.reason, verdict.message)

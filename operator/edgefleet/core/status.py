@@ -218,11 +218,11 @@ def _placement(fleet: FleetFacts, decision: FleetDecision, counts: SiteCounts) -
 
 
 def _progressing(decision: FleetDecision, run: RunFacts | None, newest: RunFacts | None) -> Condition:
-    if run is not None and decision.rollout is not None:
-        told = find_condition(decision.rollout.status.conditions, "Progressing")
-        status = decision.rollout.status
-        if told is not None:
-            return condition("Progressing", told.status, told.reason, f"{run.name}: {status.phase} {status.wave}: {told.message}")
+    rollout = decision.rollout
+    told = find_condition(rollout.status.conditions, "Progressing") if rollout else None
+    if run is not None and rollout is not None and told is not None:
+        where = f"{run.name}: {rollout.status.phase} {rollout.status.wave}"
+        return condition("Progressing", told.status, told.reason, f"{where}: {told.message}")
     if newest is None:
         return condition("Progressing", "False", "NoRollout", "no run yet")
     return condition("Progressing", "False", newest.outcome or "", f"{newest.name} ended: {newest.status.message}")

@@ -394,6 +394,12 @@ def test_sites_that_a_run_left_behind_go_to_stable_even_during_the_next_run() ->
     assert orders(decision) == {"s2": "3.0", "s1": "1.0"}
 
 
+def test_a_site_left_behind_stays_if_its_revision_is_wanted_again() -> None:
+    """Git named B, then A, then B again: a site that never came back from B waits for its wave with B."""
+    over, again = run(2, B, outcome="TargetChanged"), run(3, B, plan=[("s2", 0), ("s1", 1)], phase="Rolling")
+    assert orders(decide(fleet(B, runs=[STABLE, over, again], sites=[on_b("s1"), on_a("s2")]))) == {"s2": "2.0"}
+
+
 def test_one_order_per_site_and_pass() -> None:
     """A site left behind whose wave is open gets the new revision, not stable first."""
     over, third = run(2, B, outcome="RolledBack"), run(3, C, plan=[("s1", 0)], phase="Rolling")
