@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from edgefleet.api.assignment import FrozenRevision, Order, SiteAssignmentStatus
 from edgefleet.api.meta import format_time, site_namespace
@@ -77,6 +78,51 @@ def tensor(x: int) -> dict[str, Any]:
     return {"name": "x", "datatype": "INT64", "shape": [1], "data": [x]}
 
 
+class Cable:
+    """A TCP line to the hub that can be cut; the agent's kubeconfig points at it."""
+
+    def __init__(self, target: str) -> None:
+        self._target = urlsplit(target)
+        (self.port,) = free_ports(1)
+        self._server: asyncio.Server | None = None
+        self._open: set[asyncio.StreamWriter] = set()
+
+    async def mend(self) -> None:
+        """Let connections through."""
+        self._server = await asyncio.start_server(self._carry, "127.0.0.1", self.port)
+
+    async def cut(self) -> None:
+        """End all connections and refuse new ones."""
+        if self._server is not None:
+            self._server.close()
+            for writer in list(self._open):
+                writer.transport.abort()
+            await self._server.wait_closed()
+            self._server = None
+
+    def through(self, kubeconfig: Path) -> Path:
+        """A copy of a kubeconfig that goes through the cable."""
+        copy = kubeconfig.with_name("cable-" + kubeconfig.name)
+        copy.write_text(kubeconfig.read_text().replace(self._target.geturl(), f"https://127.0.0.1:{self.port}"))
+        copy.chmod(0o600)
+        return copy
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection(self._target.hostname, self._target.port)
+        self._open |= {writer, back}
+        await asyncio.gather(_pump(reader, back), _pump(there, writer), return_exceptions=True)
+        self._open -= {writer, back}
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        while data := await reader.read(65_536):
+            writer.write(data)
+            await writer.drain()
+    finally:
+        writer.close()
+
+
 @dataclass
 class Rig:
     """A site, its keys and its registry. `sequence` is the last one that this hub gave out."""
@@ -96,6 +142,7 @@ class Rig:
     publisher: PrivateKey = field(default_factory=PrivateKey.generate)
     sequence: int = 0
     agent: Process | None = None
+    cable: Cable | None = None
     golden: Golden | None = None
 
     @property
@@ -164,9 +211,9 @@ class Rig:
 
     # ---- hub
 
-    async def write_bundle(self, version: int = 1, *, lifetime: timedelta = timedelta(days=30)) -> None:
-        """The trust bundle, as the hub copies it to the site's namespace."""
-        ends = datetime.now(UTC) + lifetime
+    async def write_bundle(self, version: int = 1, *, lifetime: timedelta = timedelta(days=30)) -> datetime:
+        """The trust bundle, as the hub copies it to the site's namespace; returns when it ends."""
+        ends = datetime.now(UTC).replace(microsecond=0) + lifetime
         data = make_bundle(
             roots=[self.root_document],
             signers=[self.root],
@@ -177,6 +224,16 @@ class Rig:
         )
         body = {"metadata": {"name": "trust-bundle", "namespace": self.namespace}, "data": {"bundle.json": data.decode()}}
         await self.admin.apply(CONFIG_MAPS, body, manager="test")
+        return ends
+
+    async def wait_for_bundle(self, version: int) -> None:
+        """Wait until the site acts on this version of the trust bundle."""
+
+        async def acted_on() -> bool:
+            state = json.loads((self.state / "state.json").read_bytes())
+            return bool(state["bundleVersion"] == version)
+
+        await wait_until(acted_on, self.log)
 
     root_document: bytes = b""
 
@@ -249,9 +306,10 @@ class Rig:
 
     def start_agent(self, *, renew: str = "60s") -> Process:
         """Start the agent process under the site's two identities."""
+        hub = self.lab.client_kubeconfig("hub", f"edgefleet:site:{self.site}", ["edgefleet:sites"])
         options = {
             "--site": self.site,
-            "--hub-kubeconfig": self.lab.client_kubeconfig("hub", f"edgefleet:site:{self.site}", ["edgefleet:sites"]),
+            "--hub-kubeconfig": self.cable.through(hub) if self.cable else hub,
             "--site-kubeconfig": self.lab.client_kubeconfig("east", f"edgefleet:agent:{self.site}"),
             "--state": self.state,
             "--trusted-root": self.folder / "root.json",
@@ -318,6 +376,8 @@ async def open_rig(folder: Path, lab: Lab, registry: Registry, server: ModelServ
         finally:
             if rig.agent is not None:
                 stop_processes([rig.agent])
+            if rig.cable is not None:
+                await rig.cable.cut()
             await _stop_gateway(rig)
             for api in (admin, local):
                 await api.delete(NAMESPACES, rig.namespace)

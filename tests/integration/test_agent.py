@@ -15,11 +15,12 @@ import pytest
 from edgefleet.api.assignment import Order
 from edgefleet.api.policy import HardChecks
 from edgefleet.api.report import SITE_ANNOTATION, FleetReport, SiteReport, fleet_annotation
+from edgefleet.api.site import Storage
 from edgefleet.kube.resources import CONFIG_MAPS, ROLE_BINDINGS, SITE_ASSIGNMENTS
 from edgefleet.site.agent import gateway_folder
 from edgefleet.site.gateway_process import GatewayProcess
 from edgefleet.trust.keys import PrivateKey
-from tests.integration.site_rig import ASSIGNMENT, FLEET, ROOT, RUNTIME, Client, Rig, count_writes, grant, open_rig, wait_until
+from tests.integration.site_rig import ASSIGNMENT, FLEET, ROOT, RUNTIME, Cable, Client, Rig, count_writes, grant, open_rig, wait_until
 from tests.lab.cluster import Lab
 from tests.lab.registry import Fault, Registry, Request
 from tests.lab.server import ModelServer, ServerEnvironment, start_model_server
@@ -279,7 +280,7 @@ async def test_a_newer_order_ends_one_that_is_stuck(rig: Rig) -> None:
     assert status.active.revision == first.hash
 
 
-async def test_the_server_and_the_gateway_come_back_by_themselves(rig: Rig) -> None:
+async def test_the_gateway_comes_back_by_itself(rig: Rig) -> None:
     revision = rig.push("1.0", 1)
     rig.start_agent()
     await rig.assign(revision)
@@ -294,3 +295,71 @@ async def test_the_server_and_the_gateway_come_back_by_themselves(rig: Rig) -> N
         return found is not None and found != pid and rig.serving().endswith(revision.hash[:8])
 
     await wait_until(other_serves, rig.log)
+
+
+async def test_a_hub_that_cannot_be_reached_is_not_needed(rig: Rig) -> None:
+    first, second = rig.push("1.0", 1), rig.push("1.1", 2)
+    rig.cable = Cable(rig.lab.hub.url)
+    await rig.cable.mend()
+    rig.start_agent(renew="1s")
+    await rig.assign(first)
+    await rig.wait_for("Active")
+    with Client(rig) as client:
+        await rig.cable.cut()
+        await rig.assign(second)
+        await client.answered(50)
+        rig.kill_agent()
+        await asyncio.to_thread(forget, rig, first.hash)
+    assert all(first.hash[:8] in name for name in client.answers)
+    rig.start_agent(renew="1s")
+
+    async def serves() -> bool:
+        return first.hash[:8] in rig.serving()
+
+    await wait_until(serves, rig.log)
+    assert (await rig.status()).sequence == 1
+    await rig.cable.mend()
+    await rig.wait_for("Active")
+    assert second.hash[:8] in rig.serving()
+
+
+async def test_a_renewed_order_costs_nothing_and_an_expired_one_takes_nothing_away(rig: Rig) -> None:
+    first, second = rig.push("1.0", 1), rig.push("1.1", 2)
+    rig.start_agent()
+    soon = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=6)
+    order = await rig.assign(first, expires_at=soon)
+    await rig.wait_for("Active", "Serving")
+    await rig.wait_for("Active", "TrustStale")
+    assert first.hash[:8] in rig.serving()
+    requests = len(rig.registry.requests)
+    await rig.write(order.model_copy(update={"expires_at": soon + timedelta(days=14)}))
+    await rig.wait_for("Active", "Serving")
+    assert len(rig.registry.requests) == requests
+
+    # So with the trust bundle: past its end it takes nothing away, and a new one heals by itself.
+    ends = await rig.write_bundle(2, lifetime=timedelta(seconds=3))
+    await rig.wait_for_bundle(2)
+
+    async def ended() -> bool:
+        return datetime.now(UTC) >= ends
+
+    await wait_until(ended, rig.log)
+    await rig.assign(second)
+    assert (await rig.wait_for("Refused", "TrustStale")).active is not None
+    assert first.hash[:8] in rig.serving()
+    await rig.write_bundle(3)
+    await rig.wait_for("Active", "Serving")
+    assert second.hash[:8] in rig.serving()
+
+
+async def test_a_store_that_is_full_blocks_and_keeps_what_serves(rig: Rig) -> None:
+    first, second = rig.push("1.0", 1), rig.push("1.1", 2, padding="x" * 20_000)
+    rig.start_agent()
+    await rig.assign(first)
+    await rig.wait_for("Active")
+    await rig.assign(second, storage=Storage(limit="15Ki"))
+    status = await rig.wait_for("Blocked", "StoreFull")
+    assert status.fault == "Site"
+    assert first.hash[:8] in rig.serving()
+    await rig.assign(second)
+    await rig.wait_for("Active")
