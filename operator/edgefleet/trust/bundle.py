@@ -141,7 +141,6 @@ def open_bundle(data: bytes, *, pinned_root: bytes, floor_version: int, now: dat
         if set(signed.targets) != {TRUST_FILE} or signed.delegations is not None:
             raise ValueError(f"its targets must name {TRUST_FILE} alone")
         signed.targets[TRUST_FILE].verify_length_and_hashes(format_canonical(document["trust"]))
-        _require_sha256(signed.targets[TRUST_FILE])
         expires_at = min(signed.expires, root.expires)
         if now >= expires_at:
             raise Rejected("BundleExpired", f"the trust bundle ended {format_time(expires_at)}: publish a new version")
@@ -228,11 +227,6 @@ def _require_distinct_keys(root: Root) -> None:
         role: Role = root.roles[name]
         if len(set(role.keyids)) != len(role.keyids):
             raise ValueError(f"root {root.version} lists one key twice for {name}")
-
-
-def _require_sha256(target: TargetFile) -> None:
-    if set(target.hashes) != {"sha256"}:
-        raise ValueError(f"{TRUST_FILE} must be named by its sha256 alone")
 
 
 def _read_trust(document: Any) -> tuple[dict[str, Publisher], tuple[PublicKey, ...]]:

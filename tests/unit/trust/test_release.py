@@ -89,6 +89,7 @@ def test_two_of_two() -> None:
             "ThresholdNotMet",
             id="one key twice",
         ),
+        pytest.param((SIGNED, ATTESTED, attested(BOB)), OF_TWO, "ThresholdNotMet", id="two attest, one signs"),
         pytest.param((*BOTH_SIGN, ATTESTED), OF_TWO, "ThresholdNotMet", id="two sign, one attests"),
         pytest.param(
             (*BOTH_SIGN, ATTESTED, attested(BOB, 8)),
