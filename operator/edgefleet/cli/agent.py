@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import re
 import signal
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from edgefleet.api.quantities import parse_duration
+from edgefleet.api.quantities import NAME_PATTERN, parse_duration
 
 gateway = typer.Typer(no_args_is_help=True, help="The gateway of a site: the stable address of its models. It outlives the agent.")
 
@@ -51,6 +52,8 @@ def agent(
 
     _log_to_stderr(as_json=log_json)
     try:
+        if not re.fullmatch(NAME_PATTERN, site):
+            raise ValueError(f"--site {site!r} is not a name: lower-case letters, digits and -, at most 40 characters")
         found = discover_hardware()
         settings = Settings(
             site=site,

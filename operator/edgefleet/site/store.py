@@ -25,6 +25,9 @@ from edgefleet.api.site import Storage
 from edgefleet.core.site import StoredRevision, plan_retention
 from edgefleet.site.durable import Checkpoint, no_checkpoint, sync_folder, write_durably
 
+# The model server may run as another user and gets links to these files; the folder itself is the agent's alone.
+BLOB_MODE = 0o444
+
 
 class StoreFull(Exception):
     """The wanted revision does not fit under the limit beside what must stay."""
@@ -105,7 +108,7 @@ class Store:
         digest = "sha256:" + hashlib.sha256(data).hexdigest()
         with self.writing(digest) as path:
             if not path.exists() or path.read_bytes() != data:
-                write_durably(path, data, mode=0o400, checkpoint=self._checkpoint)
+                write_durably(path, data, mode=BLOB_MODE, checkpoint=self._checkpoint)
         return StoredBlob(digest=digest, size=len(data), name=name)
 
     def read(self, blob: StoredBlob) -> bytes | None:
@@ -119,7 +122,7 @@ class Store:
     def complete(self, record: RevisionRecord) -> None:
         """Say that all blobs of a revision are there. Raises OSError."""
         for blob in record.files:
-            self.path(blob.digest).chmod(0o400)
+            self.path(blob.digest).chmod(BLOB_MODE)
         with self._lock:
             data = record.model_dump_json(by_alias=True, exclude_none=True).encode()
             write_durably(self._revisions / f"{record.revision.hash}.json", data, checkpoint=self._checkpoint)

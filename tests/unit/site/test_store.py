@@ -31,7 +31,7 @@ def test_a_revision_comes_back_with_its_evidence(tmp_path: Path, place: Placed) 
     assert store.find("a" * 64) == record
     assert store.records() == [record]
     assert store.read(record.bundles[0]) == b"bundle a"
-    assert store.path(record.files[0].digest).stat().st_mode & 0o777 == 0o400
+    assert store.path(record.files[0].digest).stat().st_mode & 0o777 == 0o444
 
 
 def test_evidence_that_was_damaged_is_absent(tmp_path: Path, place: Placed) -> None:

@@ -1,8 +1,8 @@
 """A model server that runs already and speaks the Open Inference Protocol v2 with the repository extension, such as MLServer.
 
-A revision is a folder in the server's model folder. Its files are links to the store where the file system allows, else copies; its
-`model-settings.json` comes signed with the artifact, and only `name` in it is set here. That file is written last, because a server
-takes a folder for a model as soon as it is there.
+A revision is a folder in the server's model folder, with a mark in it: folders without the mark are other people's. Its files are
+links to the store where the file system allows, else copies; its `model-settings.json` comes signed with the artifact, and only `name`
+in it is set here. That file is written last, because a server takes a folder for a model as soon as it is there.
 """
 
 import asyncio
@@ -20,6 +20,7 @@ from edgefleet.site.gateway_config import Endpoint
 from edgefleet.site.runtimes import LoadFailed, ServerUnreachable, ServingConfigMissing
 
 SETTINGS = "model-settings.json"
+MARK = ".edgefleet"
 MAX_SETTINGS_BYTES = 1 << 20
 MAX_ANSWER_BYTES = 16 << 20
 REQUEST_SECONDS = 30.0
@@ -72,11 +73,16 @@ class RepositoryRuntime:
 
     def placed(self) -> set[str]:
         """See Runtime.placed."""
-        return {path.name for path in self._folder.iterdir() if path.is_dir() and "--" in path.name}
+        return {mark.parent.name for mark in self._folder.glob(f"*--*/{MARK}")}
 
     def _place(self, folder: Path, files: Mapping[str, Path], settings: bytes) -> None:
         self._remove(folder)
-        folder.mkdir()
+        # A folder that a crash left without its mark would count as somebody else's.
+        beside = folder.with_name(folder.name + ".new")
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir()
+        (beside / MARK).touch()
+        beside.rename(folder)
         for name, source in files.items():
             if name == SETTINGS:
                 continue
@@ -90,8 +96,17 @@ class RepositoryRuntime:
         write_durably(folder / SETTINGS, settings, mode=0o644)
 
     def _remove(self, folder: Path) -> None:
+        if not (folder / MARK).exists():
+            return
+        # First what makes it a model, last what makes it ours.
         (folder / SETTINGS).unlink(missing_ok=True)
-        shutil.rmtree(folder, ignore_errors=True)
+        for path in folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != MARK:
+                path.unlink()
+        (folder / MARK).unlink()
+        folder.rmdir()
 
     async def _ask(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, *, seconds: float = REQUEST_SECONDS
