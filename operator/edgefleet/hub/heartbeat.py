@@ -54,9 +54,10 @@ class Heartbeat:
         self._heard = dict.fromkeys(self.CHANNELS, time.monotonic())
         while True:
             try:
-                await self._beat()
-            except ApiError as error:
-                log.warning("heartbeat: %s", error)
+                async with asyncio.timeout(lost_after / 2):
+                    await self._beat()
+            except (ApiError, TimeoutError) as error:
+                log.warning("heartbeat: %s", error or "the API server does not answer")
             await asyncio.sleep(self._settings.heartbeat_every.total_seconds())
             for channel, moment in self._heard.items():
                 if time.monotonic() - moment > lost_after:
