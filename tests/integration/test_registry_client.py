@@ -390,7 +390,7 @@ def test_a_token_that_never_suffices_is_not_asked_for_for_ever(registry: Registr
 
 @pytest.mark.parametrize(
     "challenge",
-    ["", "Negotiate", 'Bearer realm="http://registry.example/token"', 'Bearer service="x"', "Basic"],
+    ['Bearer realm="https://[x"', "", "Negotiate", 'Bearer realm="http://registry.example/token"', 'Bearer service="x"', "Basic"],
 )
 def test_a_challenge_that_we_do_not_follow_is_unauthorised_or_refused(
     challenge: str, registry: Registry, client: RegistryClient, repository: Repository
@@ -430,14 +430,32 @@ def test_a_redirect_within_the_registry_keeps_the_token() -> None:
         assert client.resolve(Reference.parse(f"{registry.host}/{PATH}:v1")) == digest
 
 
-@pytest.mark.parametrize("target", ["http://registry.example/x", "ftp://127.0.0.1/x", "file:///etc/passwd"])
+@pytest.mark.parametrize(
+    "target",
+    ["http://registry.example/x", "ftp://127.0.0.1/x", "file:///etc/passwd", "https://[x", "https://registry.example:99999/?key=s3cret"],
+)
 def test_a_redirect_away_from_https_is_not_followed(
     target: str, registry: Registry, client: RegistryClient, repository: Repository, blob: Blob, tmp_path: Path
 ) -> None:
     registry.fault = only("/blobs/", Fault(status=302, headers={"Location": target}))
-    with pytest.raises(RegistryRefused):
+    with pytest.raises(RegistryRefused) as raised:
         fetch(client, repository, blob, tmp_path / "model")
+    assert "s3cret" not in str(raised.value)
     assert len(registry.requests) == 1
+
+
+def test_the_body_of_a_redirect_is_not_read(
+    registry: Registry, client: RegistryClient, repository: Repository, blob: Blob, tmp_path: Path
+) -> None:
+    there = f"{registry.url}/v2/{PATH}/blobs/{blob.digest}?there"
+
+    def hook(request: Request) -> Fault | None:
+        endless = Fault(status=307, headers={"Location": there}, body=b"x" * 1000, stall=30, stall_after=10)
+        return None if "there" in request.path else endless
+
+    registry.fault = hook
+    fetch(client, repository, blob, tmp_path / "model")
+    assert len(registry.requests) == 2
 
 
 def test_redirects_end(registry: Registry, client: RegistryClient, repository: Repository) -> None:
@@ -525,6 +543,17 @@ def test_attached_bundles_are_found(
     assert sorted(found.bundles) == sorted(wanted)
     assert found.problems == ()
     assert (client.fetch_tagged(repository, fallback_tag(digest)) is None) == referrers
+
+
+def test_a_next_page_that_is_no_address_does_not_end_the_search(
+    registry: Registry, client: RegistryClient, repository: Repository, tmp_path: Path
+) -> None:
+    digest = push_model(client, repository, name="digits", version="1", variants=model_of(tmp_path))
+    attach_bundle(client, repository, digest, b"good", "p")
+    registry.fault = only("/referrers/", Fault(headers={"Link": '<https://[x>; rel="next"'}))
+    found = fetch_bundles(client, repository, digest)
+    assert found.bundles == (b"good",)
+    assert "no address" in found.problems[0]
 
 
 def test_what_a_registry_lists_is_opened_and_not_believed(

@@ -7,7 +7,6 @@ manifests and bounds everything that it reads into memory. Large blobs are left 
 import base64
 import hashlib
 import io
-import json
 import random
 import re
 import threading
@@ -15,11 +14,11 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
+from http.cookiejar import DefaultCookiePolicy
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 
 import oras.provider
 import requests
@@ -27,19 +26,19 @@ import tenacity
 
 from edgefleet.api.quantities import DIGEST_PATTERN
 from edgefleet.oci import media
+from edgefleet.oci.answers import describe_cause, error_for, join_address, read_token, require_allowed, without_query
 from edgefleet.oci.body import Watchdog, read_whole
 from edgefleet.oci.errors import (
     DigestMismatch,
     NotFound,
     RateLimited,
-    RegistryError,
     RegistryRefused,
     SizeMismatch,
     Stalled,
     Unauthorised,
     Unreachable,
 )
-from edgefleet.oci.reference import Reference, Repository, is_loopback
+from edgefleet.oci.reference import Reference, Repository
 
 MAX_MANIFEST_BYTES = 4 << 20
 MAX_TOKEN_BYTES = 64 << 10
@@ -179,13 +178,27 @@ def digest_of(data: bytes) -> str:
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
+class _Session(requests.Session):
+    """Follows nothing by itself: requests would read the whole body of a redirect, however long, to look where it goes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Proxies and .netrc must come from configuration that someone decided on, not from the environment.
+        self.trust_env = False
+        # Harbor takes a client with cookies for a browser.
+        self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """See the class: client.py follows redirects under its own rules."""
+        return
+
+
 class _Provider(oras.provider.Registry):  # type: ignore[misc]
     """oras' registry with our own request: see the module's docstring. The other methods of oras are not used."""
 
     def __init__(self, credentials: Mapping[str, Credentials], ca: Path | None, patience: Patience) -> None:
         super().__init__(tls_verify=str(ca) if ca else True)
-        # Proxies and .netrc must come from configuration that someone decided on, not from the environment.
-        self.session.trust_env = False
+        self.session = _Session()
         self._credentials = credentials
         self._patience = patience
         self._authorisations: dict[tuple[str, str, str], str] = {}
@@ -242,13 +255,13 @@ class _Provider(oras.provider.Registry):  # type: ignore[misc]
         if response.status_code < 400 or response.status_code in accept:
             return response
         with closing(response):
-            raise _error_for(response, f"{method} {_without_query(url)}")
+            raise error_for(response, f"{method} {without_query(url)}")
 
     def _follow(
         self, method: str, url: str, data: Body, headers: dict[str, str], repository: Repository, authorisation: str | None
     ) -> requests.Response:
         for _ in range(MAX_REDIRECTS + 1):
-            _require_allowed(url, repository)
+            require_allowed(url, repository)
             sent = {**headers, "Accept-Encoding": "identity"}
             # A token is for the registry, never for the host that it redirects to.
             if authorisation and urlsplit(url).netloc == repository.registry:
@@ -259,12 +272,12 @@ class _Provider(oras.provider.Registry):  # type: ignore[misc]
             response.close()
             target = response.headers.get("Location", "")
             if not target:
-                raise RegistryRefused(f"{method} {_without_query(url)}: status {response.status_code} without a Location")
-            url = urljoin(url, target)
-        raise RegistryRefused(f"{method} {_without_query(url)}: more than {MAX_REDIRECTS} redirects")
+                raise RegistryRefused(f"{method} {without_query(url)}: status {response.status_code} without a Location")
+            url = join_address(url, target)
+        raise RegistryRefused(f"{method} {without_query(url)}: more than {MAX_REDIRECTS} redirects")
 
     def _send(self, method: str, url: str, data: Body, headers: dict[str, str]) -> requests.Response:
-        what = f"{method} {_without_query(url)}"
+        what = f"{method} {without_query(url)}"
         try:
             with data.open("rb") if isinstance(data, Path) else io.BytesIO(data or b"") as stream:
                 # An empty stream would be sent in chunks, which registries refuse.
@@ -285,9 +298,9 @@ class _Provider(oras.provider.Registry):  # type: ignore[misc]
         except requests.ConnectTimeout as error:
             raise Unreachable(f"{what}: no connection within {self._patience.connect:g} s") from error
         except requests.exceptions.SSLError as error:
-            raise Unreachable(f"{what}: TLS failed: {_innermost(error)}") from error
+            raise Unreachable(f"{what}: TLS failed: {describe_cause(error)}") from error
         except requests.RequestException as error:
-            raise Unreachable(f"{what}: {_innermost(error)}") from error
+            raise Unreachable(f"{what}: {describe_cause(error)}") from error
 
     def _fetch_authorisation(self, challenge: requests.Response, repository: Repository, action: str) -> str:
         header = challenge.headers.get("WWW-Authenticate", "")
@@ -302,7 +315,7 @@ class _Provider(oras.provider.Registry):  # type: ignore[misc]
         realm = parameters.get("realm", "")
         if scheme != "bearer" or not realm:
             raise Unauthorised(f"{repository}: the registry refuses, and names no way to authenticate that we know ({scheme or 'none'})")
-        _require_allowed(realm, repository)
+        require_allowed(realm, repository)
         named = parameters.get("scope", "")
         # The challenge to the first read of a push names only pull: what the push needs is known here.
         own = f"repository:{repository.path}:"
@@ -314,9 +327,9 @@ class _Provider(oras.provider.Registry):  # type: ignore[misc]
         what = f"{repository}: token from {urlsplit(realm).netloc}"
         with closing(response):
             if response.status_code != 200:
-                raise _error_for(response, what)
+                raise error_for(response, what)
             data = read_whole(response, what, MAX_TOKEN_BYTES, self._patience.watchdog)
-        return f"Bearer {_read_token(data, what)}"
+        return f"Bearer {read_token(data, what)}"
 
 
 def _basic(credentials: Credentials) -> str:
@@ -324,54 +337,9 @@ def _basic(credentials: Credentials) -> str:
     return "Basic " + base64.b64encode(pair).decode("ascii")
 
 
-def _read_token(data: bytes, what: str) -> str:
-    try:
-        answer = json.loads(data)
-        token = answer.get("token") or answer.get("access_token")
-    except (ValueError, AttributeError) as error:
-        raise Unauthorised(f"{what}: the answer is not a JSON object") from error
-    if not isinstance(token, str) or not re.fullmatch(r"[\x21-\x7e]+", token):
-        raise Unauthorised(f"{what}: the answer holds no token")
-    return token
-
-
 def _is_transient(error: BaseException) -> bool:
     told = getattr(error, "retry_after", None)
     return isinstance(error, (Unreachable, Stalled, RateLimited)) and (told is None or told <= MAX_WAIT_SECONDS)
-
-
-def _require_allowed(url: str, repository: Repository) -> None:
-    # A registry elsewhere must neither lower us to plain HTTP nor point us at services of this machine.
-    parts = urlsplit(url)
-    local = is_loopback(parts.hostname or "")
-    if local and repository.is_loopback and parts.scheme in ("http", "https"):
-        return
-    if parts.scheme != "https" or not parts.hostname or (local and not repository.is_loopback):
-        raise RegistryRefused(f"{repository}: it sends us to {_without_query(url)[:200]}; only https to another host is followed")
-
-
-def _error_for(response: requests.Response, what: str) -> RegistryError:
-    status = response.status_code
-    if status in (401, 403):
-        return Unauthorised(f"{what}: status {status}: these credentials do not suffice, or none are configured")
-    if status == 404:
-        return NotFound(f"{what}: not found")
-    if status == 429:
-        return RateLimited(f"{what}: too many requests", _retry_after(response))
-    if status >= 500:
-        return Unreachable(f"{what}: status {status}", _retry_after(response))
-    return RegistryRefused(f"{what}: status {status}")
-
-
-def _retry_after(response: requests.Response) -> float | None:
-    text = response.headers.get("Retry-After", "").strip()
-    if re.fullmatch(r"[0-9]{1,9}", text):
-        return float(text)
-    try:
-        moment = parsedate_to_datetime(text)
-    except (ValueError, TypeError):
-        return None
-    return max(0.0, moment.timestamp() - time.time())
 
 
 def _checked(data: bytes, digest: str, what: str) -> bytes:
@@ -379,14 +347,3 @@ def _checked(data: bytes, digest: str, what: str) -> bytes:
     if found != digest:
         raise DigestMismatch(f"{what}: the registry sent {found}")
     return data
-
-
-def _without_query(url: str) -> str:
-    # Upload addresses and redirects carry secrets in their query.
-    return url.partition("?")[0]
-
-
-def _innermost(error: BaseException) -> str:
-    while error.__context__ is not None:
-        error = error.__context__
-    return f"{type(error).__name__}: {error}"[:200]

@@ -11,10 +11,11 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urljoin
+from urllib.parse import quote
 
 from edgefleet.api.model import Variant
 from edgefleet.oci import media
+from edgefleet.oci.answers import join_address
 from edgefleet.oci.client import PUSH, RegistryClient, digest_of
 from edgefleet.oci.errors import MalformedManifest, NotFound, RegistryRefused
 from edgefleet.oci.golden import parse_golden_lines
@@ -124,7 +125,7 @@ def push_blob(client: RegistryClient, repository: Repository, data: bytes | Path
         location = response.headers.get("Location")
     if not location:
         raise RegistryRefused(f"{repository}: the registry opens an upload without saying where")
-    url = urljoin(start, location)
+    url = join_address(start, location)
     url += ("&" if "?" in url else "?") + "digest=" + quote(digest, safe="")
     client.request("PUT", repository, url, headers={"Content-Type": "application/octet-stream"}, data=data, action=PUSH).close()
 

@@ -8,11 +8,9 @@ them, and anyone who can push can list anything: so nothing is filtered by an en
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from urllib.parse import urljoin
-
-import requests
 
 from edgefleet.oci import media
+from edgefleet.oci.answers import join_address
 from edgefleet.oci.body import read_whole
 from edgefleet.oci.client import MAX_MANIFEST_BYTES, RegistryClient
 from edgefleet.oci.errors import ContentError, MalformedManifest, NotFound, RegistryRefused
@@ -101,16 +99,15 @@ def _listed_by_api(client: RegistryClient, repository: Repository, digest: str, 
             # Registries without the API answer 404, some 400 or 405.
             return
         yield from _read_list(data, what, problems)
-        following = _next_page(response, url)
-        if following is None:
+        link = response.links.get("next", {}).get("url")
+        if not link:
             return
-        url = following
+        try:
+            url = join_address(url, link)
+        except RegistryRefused as error:
+            problems.append(error.message)
+            return
     problems.append(f"{what}: more than {MAX_PAGES} pages, the others were not read")
-
-
-def _next_page(response: requests.Response, url: str) -> str | None:
-    link = response.links.get("next", {}).get("url")
-    return urljoin(url, link) if link else None
 
 
 def _read_list(data: bytes, what: str, problems: list[str]) -> tuple[Descriptor, ...]:
