@@ -130,6 +130,13 @@ class World:
         self._hub = subprocess.Popen([*command, "--heartbeat", "1s"], stdout=self._log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
         return self._hub
 
+    async def say(self, *words: str, fails: bool = False) -> str:
+        """`edgefleet WORDS` as a person types it; what it printed."""
+        command = [sys.executable, "-m", "edgefleet", *words, "-n", self.team, "--kubeconfig", str(self.lab.hub.kubeconfig)]
+        done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=30, check=False)
+        assert done.returncode == int(fails), done.stderr
+        return done.stdout + done.stderr if fails else done.stdout
+
     def kill_hub(self) -> None:
         """SIGKILL: nothing is said, nothing is finished."""
         if self._hub is not None:
@@ -394,15 +401,35 @@ async def test_a_person_pauses_resumes_and_aborts(world: World, sites: FakeSites
 
     await world.until("the run waits for a person", waits)
     assert versions(sites) == ["1", "1", "1", "2"]
-    approval = {"wave": "all", "by": "lab-admin", "reason": "looks fine"}
-    who = json.loads(world.lab.hub.kubectl("auth", "whoami", "-o", "json"))["status"]["userInfo"]["username"]
-    paused = {"spec": {"control": {"paused": True, "approvals": [{**approval, "by": who}]}}}
-    await world.api.patch(MODEL_ROLLOUTS, "plants-2", world.team, paused)
+    assert "AwaitingApproval" in await world.say("rollout", "list")
+    assert "NoSuchWave" in await world.say("rollout", "approve", "plants-2", "second", fails=True)
+    await world.say("rollout", "pause", "plants-2")
+    for _ in range(2):  # every verb may be said twice
+        await world.say("rollout", "approve", "plants-2", "all", "--reason", "looks fine")
+    approvals = (await world.run(2))["spec"]["control"]["approvals"]
+    assert [(one["wave"], one["by"]) for one in approvals] == [("all", "lab-admin")]
     await world.until_condition(MODEL_ROLLOUTS, "plants-2", "Paused", "UserPaused")
     assert versions(sites) == ["1", "1", "1", "2"], "paused: approved, but nothing goes out"
-    await world.api.patch(MODEL_ROLLOUTS, "plants-2", world.team, {"spec": {"control": {"paused": False, "aborted": True}}})
+    assert "UserPaused" in await world.say("rollout", "show", "plants-2")
+    await world.say("rollout", "resume", "plants-2")
+    await world.until("the second wave goes out", lambda: caught_up_all(sites, "2"))
+    await world.say("rollout", "abort", "plants-2")
     await world.until_ended(2, "AbortedByUser")
     assert versions(sites) == ["1"] * 4
+    assert "RunEnded" in await world.say("rollout", "pause", "plants-2", fails=True)
+    assert "NotBarring" in await world.say("rollout", "forget", "plants-1", fails=True)
+    listed = json.loads(await world.say("rollout", "list", "plants", "-o", "json"))
+    assert [(one["name"], one["status"]["outcome"]) for one in listed] == [("plants-2", "AbortedByUser"), ("plants-1", "Promoted")]
+    await world.say("rollout", "forget", "plants-2")
+
+    async def tried_again() -> bool:
+        return bool((await world.run(3)).get("status", {}).get("waitingFor") == "AwaitingApproval")
+
+    await world.until("what was forgotten is tried again", tried_again)
+
+
+async def caught_up_all(sites: FakeSites, version: str) -> bool:
+    return versions(sites) == [version] * len(sites.sites)
 
 
 async def test_a_silent_site_is_skipped_and_catches_up(world: World, sites: FakeSites) -> None:
