@@ -55,6 +55,12 @@ class ReportFacts:
     floor: int
     active_since: datetime | None
 
+    @property
+    def adoptable_sequence(self) -> int:
+        """The sequence under which an order for what already runs is believed: the reported one, unless the site has accepted a later
+        order meanwhile (which failed there, or was still under way), below which it accepts nothing."""
+        return self.sequence if self.sequence >= self.floor else self.floor + 1
+
 
 @dataclass(frozen=True, slots=True)
 class Claim:

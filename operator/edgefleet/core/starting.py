@@ -147,7 +147,7 @@ def _adopt(
         return Start(obstacle=Obstacle("AdoptionConflict", message, paused=True))
     number, name = next_run(fleet)
     adopted = [
-        AdoptSite(site.name, target, eligibilities[site.name].variant, site.report.sequence)
+        AdoptSite(site.name, target, eligibilities[site.name].variant, site.report.adoptable_sequence)
         for site in reporting
         if site.assignment is None and site.report is not None
     ]

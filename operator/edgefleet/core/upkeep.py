@@ -99,7 +99,7 @@ def _catch_up(site: SiteFacts, fleet: FleetFacts, memory: Memory, now: datetime)
     if not allowed.eligible:
         return None
     if held is None and site.report is not None and site.report.revision == stable.hash:
-        return AdoptSite(site.name, stable, allowed.variant, site.report.sequence)
+        return AdoptSite(site.name, stable, allowed.variant, site.report.adoptable_sequence)
     return AssignSite(site.name, stable, allowed.variant, None)
 
 

@@ -35,6 +35,7 @@ from edgefleet.trust.release import verify_golden, verify_release
 log = logging.getLogger(__name__)
 
 RETRY_AFTER_FAILURE = timedelta(seconds=30)
+MAX_SIGNERS_SHOWN = 8
 CONCURRENCY = 16
 """Models looked at together: a registry that does not answer holds its place while the client is patient, and the others go on."""
 
@@ -148,7 +149,7 @@ class Models:
             version=verified.version,
             seq=verified.seq,
             variants=index.variants,
-            signed_by=verified.signed_by,
+            signed_by=verified.signed_by[:MAX_SIGNERS_SHOWN],
             verified_at=format_time(datetime.now(UTC)),
         )
 

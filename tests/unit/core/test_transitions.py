@@ -471,6 +471,12 @@ def test_adoption() -> None:
     assert rest.actions == (AdoptSite("s2", A, "fp32", 9), AssignSite("s3", A, "fp32", None))
 
 
+def test_adoption_goes_above_an_order_that_failed_at_the_site() -> None:
+    """The site runs A from order 7 and has refused 8 since: an order 7 again would be below its floor."""
+    facts = replace(site("s1"), report=ReportFacts(A.hash, 7, 8, NOW))
+    assert only(decide(fleet(A, sites=[facts])), AdoptSite) == [AdoptSite("s1", A, "fp32", 9)]
+
+
 @pytest.mark.parametrize(
     "sites",
     [
