@@ -40,9 +40,7 @@ Conditions = Annotated[
 ]
 
 
-def merge_conditions(
-    old: tuple[Condition, ...], new: tuple[Condition, ...], *, now: str, generation: int
-) -> tuple[Condition, ...]:
+def merge_conditions(old: tuple[Condition, ...], new: tuple[Condition, ...], *, now: str, generation: int) -> tuple[Condition, ...]:
     """The new set, each keeping its old transition time while its status is unchanged. What is not in `new` is dropped.
 
     `now` is an RFC 3339 time. Messages are cut to 1,024 characters, the bound of the schema.

@@ -38,9 +38,7 @@ class PolicyRef(Schema):
 class Residency(Schema):
     """Regions whose sites may hold this model. A site without a region is refused."""
 
-    allowed_regions: Annotated[
-        tuple[Region, ...], Field(min_length=1, max_length=64, json_schema_extra={"x-kubernetes-list-type": "set"})
-    ]
+    allowed_regions: Annotated[tuple[Region, ...], Field(min_length=1, max_length=64, json_schema_extra={"x-kubernetes-list-type": "set"})]
 
 
 class Toleration(Schema):

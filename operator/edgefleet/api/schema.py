@@ -179,8 +179,7 @@ def custom_resource_definition(entry: KindEntry) -> dict[str, Any]:
         ]
     version["schema"] = {"openAPIV3Schema": schema}
     version["additionalPrinterColumns"] = [
-        {"name": c.name, "type": c.type, "jsonPath": c.path, **({"priority": c.priority} if c.priority else {})}
-        for c in entry.columns
+        {"name": c.name, "type": c.type, "jsonPath": c.path, **({"priority": c.priority} if c.priority else {})} for c in entry.columns
     ]
     return {
         "apiVersion": "apiextensions.k8s.io/v1",

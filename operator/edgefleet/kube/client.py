@@ -121,9 +121,7 @@ class Api:
             params["fieldSelector"] = fields
         timeout = aiohttp.ClientTimeout(total=None, connect=5, sock_read=WATCH_SILENCE_SECONDS)
         try:
-            async with self._open(
-                "GET", resource.path(namespace), params=params, timeout=timeout, read_bufsize=1 << 21
-            ) as answer:
+            async with self._open("GET", resource.path(namespace), params=params, timeout=timeout, read_bufsize=1 << 21) as answer:
                 if answer.status != 200:
                     raise error_from_status(answer.status, await _json(answer))
                 async for line in answer.content:
@@ -136,9 +134,7 @@ class Api:
         """Create. Raises Conflict when it exists."""
         return await self._call("POST", resource.path(body["metadata"].get("namespace")), body=_typed(resource, body))
 
-    async def apply(
-        self, resource: Resource, body: dict[str, Any], *, manager: str, subresource: str | None = None
-    ) -> dict[str, Any]:
+    async def apply(self, resource: Resource, body: dict[str, Any], *, manager: str, subresource: str | None = None) -> dict[str, Any]:
         """Server-side apply: fields in `body` become `manager`'s; fields it owned before and left out go away.
 
         With `metadata.resourceVersion` in the body, it applies only to that state (Conflict otherwise).

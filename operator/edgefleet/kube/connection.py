@@ -22,9 +22,7 @@ class Connection:
 
     def headers(self) -> dict[str, str]:
         """The Authorization header of now, if a token is used."""
-        token = self.configuration.get_api_key_with_prefix("authorization") or self.configuration.get_api_key_with_prefix(
-            "BearerToken"
-        )
+        token = self.configuration.get_api_key_with_prefix("authorization") or self.configuration.get_api_key_with_prefix("BearerToken")
         return {"Authorization": token} if token else {}
 
 
