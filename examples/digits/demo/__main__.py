@@ -15,13 +15,13 @@ from rich.text import Text
 from examples.digits.demo.checks import CheckFailedError, Checks
 from examples.digits.demo.ending import describe_files, describe_way_around, print_acts, print_counts, print_times, write_story
 from examples.digits.demo.person import CommandFailedError
-from examples.digits.demo.places import REPOSITORY
+from examples.digits.demo.places import REPOSITORY, Folders
 from examples.digits.demo.play import Play
 from examples.digits.demo.refusals import bad_releases, foreign_fleet
 from examples.digits.demo.rollouts import better_release, failing_release, first_release
 from examples.digits.demo.screen import Screen
 from examples.digits.demo.setting import set_up
-from examples.digits.demo.stage import Stage
+from examples.digits.demo.stage import Stage, end_leftovers
 from examples.digits.demo.story import Story
 from examples.digits.demo.survival import lost_hub
 from tests.lab import LabError
@@ -43,8 +43,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m examples.digits.demo", description=__doc__)
     parser.add_argument("--keep", action="store_true", help="leave everything running at the end, until Ctrl-C")
     parser.add_argument("--verbose", action="store_true", help="show what kubectl says after each act")
+    parser.add_argument("--down", action="store_true", help="only end what a killed demo left running")
     parser.add_argument("--dir", type=Path, default=REPOSITORY / ".lab" / "demo", help="folder of this demo; emptied at the start")
     options = parser.parse_args()
+    if options.down:
+        print(f"{end_leftovers(Folders(options.dir.resolve()))} processes ended")
+        return
     signal.signal(signal.SIGTERM, _interrupt)
     raise SystemExit(run(options.dir, keep=options.keep, verbose=options.verbose, console=Console()))
 
@@ -76,7 +80,11 @@ def run(root: Path, *, keep: bool, verbose: bool, console: Console) -> int:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         console.print(Text("ending everything ...", "dim"))
         stage.close()
-    print_counts(console, stage.traffic.read())
+    counts = stage.traffic.read()
+    print_counts(console, counts)
+    if code == 0 and counts.lost:  # after the last assertion
+        console.print(Text(f"FAILED  requests were lost:\n{counts.describe_losses()}", "bold red"))
+        code = 1
     write_story(stage.folders.out / "story.txt", story)
     console.print(describe_files(stage.folders))
     return code
@@ -100,7 +108,6 @@ def _play(stage: Stage, screen: Screen, console: Console, verbose: bool) -> None
         (stage.folders.out / f"act-{number}.txt").write_text(shown)
         if verbose:
             console.print(Text(shown), soft_wrap=True)
-    stage.stop_traffic()
     play.checks.act = "The whole demo"
     stage.story.tell("act", play.checks.act)
     play.checks_customers()

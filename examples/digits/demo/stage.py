@@ -105,18 +105,15 @@ class Stage:
         if self.hub is not None:
             self.hub.stop()
         stop_processes(self._agents)
-        _stop_gateways(self.folders, (place.name for place in PLACES if place.name in self._gateways))
-        down(self.folders.lab)
+        end_leftovers(self.folders)
         if self.registry is not None:
             self.registry.stop()
 
     def _clear(self) -> None:
-        """End what a killed demo left here, and start from an empty folder."""
-        left = [place.name for place in PLACES if self.folders.site(place.name).exists()]
-        ended = down(self.folders.lab)
+        """Start from an empty folder."""
+        ended = end_leftovers(self.folders)
         if ended:
-            self.story.tell("stage", f"ended what an earlier demo left running: {len(ended)} processes")
-        _stop_gateways(self.folders, left)
+            self.story.tell("stage", f"ended what an earlier demo left running: {ended} processes")
         shutil.rmtree(self.folders.root, ignore_errors=True)
         for folder in (self.folders.desk, self.folders.out):
             folder.mkdir(parents=True)
@@ -148,6 +145,13 @@ class Stage:
         words = [str(word) for option in options.items() for word in option]
         command = [sys.executable, "-m", "edgefleet", "agent", *words]
         return start_process(self.folders.run, f"agent-{place.name}", command, env=_environment())
+
+
+def end_leftovers(folders: Folders) -> int:
+    """End what a killed demo left running; how many processes that were, gateways not counted. The files stay."""
+    ended = down(folders.lab)
+    _stop_gateways(folders, (place.name for place in PLACES))
+    return len(ended)
 
 
 def apply_site_clusters(stage: Stage, person: Person) -> None:

@@ -16,13 +16,15 @@ def lost_hub(play: Play) -> None:
     """6. The EdgeFleet, all CRDs and the hub's namespace are deleted under traffic; applied again, nothing rolls."""
     checks = play.checks
     before = play.counts
+    hub = play.stage.hub
+    assert hub is not None
+    checks.holds("the hub's process never ended so far", hub.restarts == 0, f"{hub.restarts} restarts; see {hub.log}")
     play.person.types("kubectl -n vision delete edgefleet digits")
     checks.awaits("the fleet is gone", lambda seen: FLEET not in seen.fleets, 30, play.found)
     play.person.types("kubectl delete -f edgefleet/crds/")
     play.person.types(f"kubectl delete namespace {HUB_NAMESPACE}")
-    assert play.stage.hub is not None
     play.stage.story.tell("stage", "kubelet: the namespace is gone, so the hub's process is ended")
-    play.stage.hub.stop()
+    hub.stop()
     gone = play.counts
     wait_for_answers(play, gone, ALONE)
     alone = play.counts
