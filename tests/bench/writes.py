@@ -15,8 +15,9 @@ from pathlib import Path
 from edgefleet.kube.client import Api
 from edgefleet.kube.resources import ROLLOUT_POLICIES
 from tests.integration.fakesites import FakeSites
-from tests.integration.test_hub import POLICY, ROOT, World, settled
+from tests.integration.test_hub import POLICY, World, settled
 from tests.lab.cluster import Lab
+from tests.lab.installed import install_hub
 from tests.lab.registry import Registry
 
 KINDS = ("siteassignments", "modelrollouts", "edgefleets", "edgesites", "configmaps")
@@ -24,9 +25,7 @@ KINDS = ("siteassignments", "modelrollouts", "edgefleets", "edgesites", "configm
 
 async def measure(lab: Lab, folder: Path, count: int) -> None:
     """Set up `count` sites on release 1, then roll out release 2 and print what that took."""
-    lab.hub.kubectl("apply", "--server-side", "-f", str(ROOT / "crds"))
-    lab.hub.kubectl("wait", "--for=condition=Established", "--timeout=30s", "-f", str(ROOT / "crds"))
-    lab.hub.kubectl("apply", "--server-side", "-f", str(ROOT / "charts/edgefleet/templates"))
+    install_hub(lab.hub)
     with Registry() as registry:
         async with Api.connect(lab.hub.kubeconfig, user_agent="bench") as api:
             world = World(lab, api, registry, folder)

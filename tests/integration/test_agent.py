@@ -20,8 +20,9 @@ from edgefleet.kube.resources import CONFIG_MAPS, ROLE_BINDINGS, SITE_ASSIGNMENT
 from edgefleet.site.agent import gateway_folder
 from edgefleet.site.gateway_process import GatewayProcess
 from edgefleet.trust.keys import PrivateKey
-from tests.integration.site_rig import ASSIGNMENT, FLEET, ROOT, RUNTIME, Cable, Client, Rig, count_writes, grant, open_rig, wait_until
+from tests.integration.site_rig import ASSIGNMENT, FLEET, RUNTIME, Cable, Client, Rig, count_writes, grant, open_rig, wait_until
 from tests.lab.cluster import Lab
+from tests.lab.installed import install_hub, install_site
 from tests.lab.registry import Fault, Registry, Request
 from tests.lab.server import ModelServer, ServerEnvironment, start_model_server
 
@@ -43,11 +44,8 @@ def model_server(server_env: ServerEnvironment, tmp_path_factory: pytest.TempPat
 @pytest.fixture(scope="module")
 def kinds(lab: Lab) -> Lab:
     """The kinds, rights and admission policies at the hub, and SiteAssignment at the site's cluster."""
-    lab.hub.kubectl("apply", "-f", str(ROOT / "crds"))
-    lab.hub.kubectl("apply", "-f", str(ROOT / "charts" / "edgefleet" / "templates"))
-    lab.sites["east"].kubectl("apply", "-f", str(ROOT / "crds" / "siteassignments.yaml"))
-    for cluster in (lab.hub, lab.sites["east"]):
-        cluster.kubectl("wait", "--for=condition=Established", "crd/siteassignments.edgefleet.io", "--timeout=30s")
+    install_hub(lab.hub)
+    install_site(lab.sites["east"])
     return lab
 
 

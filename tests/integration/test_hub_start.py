@@ -12,8 +12,7 @@ import pytest
 
 from edgefleet.trust.keys import PrivateKey
 from tests.lab.cluster import Cluster, Lab
-
-ROOT = Path(__file__).parents[2]
+from tests.lab.installed import install_hub
 
 
 class Wire:
@@ -96,8 +95,7 @@ async def test_the_hub_waits_says_for_what_serves_and_ends_when_deaf(lab: Lab, w
         hub = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
     try:
         await until(lambda: "waiting" in log.read_text(), "it waits for its kinds", log)
-        await kubectl(west, "apply", "--server-side", "-f", str(ROOT / "crds"))
-        await kubectl(west, "apply", "--server-side", "-f", str(ROOT / "charts/edgefleet/templates"))
+        await asyncio.to_thread(install_hub, west)
         await until(lambda: "namespace gate does not exist" in log.read_text(), "it waits for its namespace", log)
         await kubectl(west, "create", "namespace", "gate")
         await until(lambda: "Secret gate/hub-key" in log.read_text(), "it waits for its key", log)

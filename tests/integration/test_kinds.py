@@ -12,6 +12,7 @@ import yaml
 
 from tests.lab import LabError
 from tests.lab.cluster import Cluster, Lab
+from tests.lab.installed import install_hub
 
 ROOT = Path(__file__).parents[2]
 DIGEST = "sha256:" + "a" * 64
@@ -134,8 +135,7 @@ WRONG: list[tuple[str, dict[str, Any], Callable[[dict[str, Any]], None], tuple[s
 
 @pytest.fixture(scope="module")
 def hub(lab: Lab) -> Cluster:
-    lab.hub.kubectl("apply", "--server-side", "-f", str(ROOT / "crds"))
-    lab.hub.kubectl("wait", "--for=condition=Established", "--timeout=30s", "-f", str(ROOT / "crds"))
+    install_hub(lab.hub)
     lab.hub.kubectl(
         "apply", "--server-side", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
     )

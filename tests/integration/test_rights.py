@@ -9,6 +9,7 @@ import pytest
 
 from tests.lab import LabError
 from tests.lab.cluster import Cluster, Lab
+from tests.lab.installed import install_hub
 
 ROOT = Path(__file__).parents[2]
 HEX = "a" * 64
@@ -71,9 +72,7 @@ def lease_body(site: str, name: str = "agent") -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def people(lab: Lab) -> Iterator[dict[str, Kubectl]]:
     """kubectl as the administrator, as the hub, as two sites."""
-    lab.hub.kubectl("apply", "--server-side", "-f", str(ROOT / "crds"))
-    lab.hub.kubectl("wait", "--for=condition=Established", "--timeout=30s", "-f", str(ROOT / "crds"))
-    lab.hub.kubectl("apply", "--server-side", "-f", str(ROOT / "charts/edgefleet/templates"))
+    install_hub(lab.hub)
     for namespace in ("team", "edgesite-berlin", "edgesite-oslo"):
         lab.hub.kubectl("create", "namespace", namespace)
 
