@@ -14,7 +14,15 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from edgefleet.api.meta import SITE_LABEL, SITE_NAMESPACE_PREFIX
-from edgefleet.api.report import LEASE_NAME, SITE_ANNOTATION, FleetReport, SiteReport, fleet_annotation, fleet_of_annotation
+from edgefleet.api.report import (
+    LEASE_NAME,
+    RENEWALS_PER_LEASE,
+    SITE_ANNOTATION,
+    FleetReport,
+    SiteReport,
+    fleet_annotation,
+    fleet_of_annotation,
+)
 from edgefleet.core.facts import FleetKey
 from edgefleet.hub.records import AssignmentRecord, LeaseRecord, NamespaceRecord, SiteRecord
 from edgefleet.kube.client import Api
@@ -23,9 +31,6 @@ from edgefleet.kube.watch import Key, ListWatch
 
 log = logging.getLogger(__name__)
 R = TypeVar("R", SiteReport, FleetReport)
-
-RENEWALS_PER_LEASE = 3
-"""An agent writes leaseDurationSeconds = 3 x its renew interval."""
 
 
 class Inventory:

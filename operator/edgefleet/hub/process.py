@@ -13,6 +13,7 @@ from pathlib import Path
 import kopf
 
 from edgefleet.api.fleet import EdgeFleet
+from edgefleet.api.meta import TRUST_BUNDLE, TRUST_BUNDLE_ENTRY
 from edgefleet.core.facts import FleetKey
 from edgefleet.hub.assignments import AssignmentWriter
 from edgefleet.hub.fleets import Fleets
@@ -26,7 +27,7 @@ from edgefleet.hub.plans import delete_leftovers
 from edgefleet.hub.queue import PassQueue
 from edgefleet.hub.records import BundleRecord, LeaseRecord
 from edgefleet.hub.runs import Runs
-from edgefleet.hub.settings import FIELD_MANAGER, HUB_KEY_ENTRY, HUB_KEY_SECRET, TRUST_BUNDLE, TRUST_BUNDLE_ENTRY, Settings
+from edgefleet.hub.settings import FIELD_MANAGER, HUB_KEY_ENTRY, HUB_KEY_SECRET, Settings
 from edgefleet.hub.sites import Sites
 from edgefleet.kube.client import Api
 from edgefleet.kube.connection import load_connection

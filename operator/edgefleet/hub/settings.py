@@ -6,8 +6,6 @@ from datetime import timedelta
 FIELD_MANAGER = "edgefleet-hub"
 HUB_KEY_SECRET = "hub-key"  # noqa: S105 - the name of a Secret, not a secret
 HUB_KEY_ENTRY = "hub.key"
-TRUST_BUNDLE = "trust-bundle"
-TRUST_BUNDLE_ENTRY = "bundle.json"
 SITE_ROLE = "edgefleet-site"
 SITE_USER_PREFIX = "edgefleet:site:"
 HEARTBEAT = "edgefleet-heartbeat"

@@ -9,11 +9,11 @@ import logging
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from edgefleet.api.meta import GROUP, SITE_LABEL, format_time, site_namespace
+from edgefleet.api.meta import GROUP, SITE_LABEL, TRUST_BUNDLE, TRUST_BUNDLE_ENTRY, format_time, site_namespace
 from edgefleet.core.status import summarise_site
 from edgefleet.hub.inventory import Inventory
 from edgefleet.hub.queue import until
-from edgefleet.hub.settings import FIELD_MANAGER, SITE_ROLE, SITE_USER_PREFIX, TRUST_BUNDLE, TRUST_BUNDLE_ENTRY
+from edgefleet.hub.settings import FIELD_MANAGER, SITE_ROLE, SITE_USER_PREFIX
 from edgefleet.kube.client import Api
 from edgefleet.kube.errors import NotFound
 from edgefleet.kube.resources import CONFIG_MAPS, EDGE_SITES, NAMESPACES, ROLE_BINDINGS

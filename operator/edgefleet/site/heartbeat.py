@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from edgefleet.api.meta import SITE_LABEL, site_namespace
-from edgefleet.api.report import LEASE_NAME, SITE_ANNOTATION, FleetReport, SiteReport, fleet_annotation
+from edgefleet.api.report import LEASE_NAME, RENEWALS_PER_LEASE, SITE_ANNOTATION, FleetReport, SiteReport, fleet_annotation
 from edgefleet.kube.client import Api
 from edgefleet.kube.errors import ApiError
 from edgefleet.kube.resources import LEASES
@@ -20,7 +20,6 @@ from edgefleet.site.status import FIELD_MANAGER
 
 log = logging.getLogger(__name__)
 
-RENEWALS_PER_LEASE = 3
 JITTER = 0.1
 
 

@@ -11,6 +11,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from edgefleet.api.meta import TRUST_BUNDLE, TRUST_BUNDLE_ENTRY
 from edgefleet.core.site import plan_delay
 from edgefleet.kube.client import Api
 from edgefleet.kube.errors import ApiError
@@ -20,9 +21,6 @@ from edgefleet.site.status import FIELD_MANAGER, AssignmentRecord
 from edgefleet.site.trust_keeper import TrustKeeper
 
 log = logging.getLogger(__name__)
-
-TRUST_BUNDLE = "trust-bundle"
-TRUST_BUNDLE_ENTRY = "bundle.json"
 
 
 class BundleRecord(Record):
