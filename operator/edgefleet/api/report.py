@@ -15,6 +15,7 @@ from edgefleet.api.site import Hardware
 
 LEASE_NAME = "agent"
 SITE_ANNOTATION = f"{GROUP}/site"
+MAX_REPORT_BYTES = 1024
 RENEWALS_PER_LEASE = 3
 """An agent writes leaseDurationSeconds = 3 x its renew interval: one lost write is no outage."""
 
