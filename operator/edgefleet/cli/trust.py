@@ -38,7 +38,7 @@ def init(
 
     \b
       root-N.key       sign bundles: keep them off line, apart from each other
-      root.json        sites pin this, once:   edgefleet agent --root root.json
+      root.json        sites pin this, once:   edgefleet agent --trusted-root root.json
       hub.key          the hub signs assignments with it, as a Secret:
                        kubectl -n edgefleet-system create secret generic hub-key --from-file=hub.key
       publisher.key    signs releases:         edgefleet model push --key publisher.key
