@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
@@ -9,6 +10,7 @@ from typing import Annotated
 import typer
 
 from edgefleet.api.quantities import parse_duration
+from edgefleet.kube.connection import KubeconfigError
 
 
 def hub(
@@ -22,12 +24,10 @@ def hub(
 
     It keeps nothing on disk and may be killed at any moment. Exit codes: 0 told to stop, 1 to be started again, 2 wrong usage.
     """
-    from edgefleet.hub.heartbeat import DeafError
     from edgefleet.hub.process import run_hub
     from edgefleet.hub.settings import Settings
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger("kopf").setLevel(logging.WARNING)
+    _set_up_logging()
     try:
         every = parse_duration(heartbeat)
     except ValueError as error:
@@ -35,11 +35,34 @@ def hub(
     settings = Settings(namespace=namespace, heartbeat_every=every, heartbeat_lost_after=max(3 * every, timedelta(seconds=5)))
     try:
         asyncio.run(run_hub(kubeconfig, settings))
-    except* DeafError as deaf:
-        for silence in deaf.exceptions:
-            typer.echo(f"hub: {silence}", err=True)
-        raise typer.Exit(1) from None
-    except* ValueError as wrong:
-        for mistake in wrong.exceptions:
-            typer.echo(f"hub: {mistake}", err=True)
+    except* KubeconfigError as wrong:
+        typer.echo(f"hub: {wrong.exceptions[0]}", err=True)
         raise typer.Exit(2) from None
+    except* Exception as group:
+        for end in _leaves(group):
+            expected = type(end).__module__.partition(".")[0] in ("edgefleet", "kopf")
+            logging.error("the hub ends, to be started again: %s", end, exc_info=None if expected else end)
+        raise typer.Exit(1) from None
+
+
+def _leaves(group: BaseExceptionGroup[Exception]) -> Iterator[Exception]:
+    for one in group.exceptions:
+        if isinstance(one, BaseExceptionGroup):
+            yield from _leaves(one)
+        else:
+            yield one
+
+
+def _set_up_logging() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("kopf").setLevel(logging.WARNING)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_shorten_kopf)
+
+
+def _shorten_kopf(record: logging.LogRecord) -> bool:
+    # kopf shows a page of traceback for each watch that an API server ends; the line above it says as much.
+    error = record.exc_info[1] if record.exc_info else None
+    if record.name.startswith("kopf") or (error is not None and type(error).__module__.startswith("kopf")):
+        record.exc_info = record.exc_text = None
+    return True

@@ -12,13 +12,15 @@ from edgefleet.core.eligibility import Eligibility
 @dataclass(frozen=True, slots=True)
 class RolloutDecision:
     """`status` is the run's whole next status. `wake_at` is the next moment at which time alone changes the decision, always in the
-    future. `returning` is set while the run goes back: how it is going to end. `taken_back`: some of its sites were sent back."""
+    future. `returning` is set while the run goes back: how it is going to end. `taken_back`: some of its sites were sent back.
+    `unheard`: sites whose soak is over, so that the next Lease from them, whatever it says, changes the decision."""
 
     actions: tuple[Action, ...]
     status: ModelRolloutStatus
     wake_at: datetime | None
     returning: Outcome | None = None
     taken_back: bool = False
+    unheard: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

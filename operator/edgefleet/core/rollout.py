@@ -84,7 +84,9 @@ class _Pass:
                 moments.append(step.verdict.ends_at)
         wake_at = earliest(*moments, after=self.now) if step.outcome is None else None
         back = any(one.stand in (Stand.RETURNING, Stand.RETURNED) for one in self.progress)
-        return RolloutDecision(step.actions, status, wake_at, step.returning, taken_back=back)
+        over = (one for one in self.progress if one.stand is Stand.SOAKING and one.soaks_until and one.soaks_until <= self.now)
+        unheard = frozenset(one.site for one in over) if step.outcome is None else frozenset()
+        return RolloutDecision(step.actions, status, wake_at, step.returning, taken_back=back, unheard=unheard)
 
     def end(self, outcome: Outcome, reason: str, message: str, verdict: Verdict | None = None) -> Step:
         return Step(
@@ -109,6 +111,8 @@ class _Pass:
         records = []
         for index, wave in enumerate(list_waves(self.run.policy)):
             group = self._group(index)
+            if not group and index == len(self.run.policy.waves):
+                continue  # the implicit last wave, where it has nothing to take
             record = known.get(wave.name, WaveRecord(name=wave.name))
             begun = any(one.exposed and self._sent(one.site) for one in group)
             opened_at = record.opened_at or (format_time(self.now) if begun else None)

@@ -52,17 +52,24 @@ class Fleets:
         self._runs = runs
         self._writers = asyncio.Semaphore(settings.writers)
         self._written: dict[FleetKey, float] = {}
+        self._unheard: dict[FleetKey, frozenset[str]] = {}
+
+    def awaiting(self, site: str) -> list[FleetKey]:
+        """The fleets whose decision changes with the next Lease from this site: an ordinary renewal concerns no other."""
+        return [key for key, sites in self._unheard.items() if site in sites]
 
     async def reconcile(self, key: FleetKey) -> timedelta | None:
         """One pass over one fleet. Returns when time alone will change the decision."""
         gathered = await self._gatherer.gather(key)
         if gathered is None:
             self._written.pop(key, None)
+            self._unheard.pop(key, None)
             return None
         fleet, facts = gathered
         await self._apply_finalizer(fleet)
         now = datetime.now(UTC)
         decision = decide_fleet(facts, now)
+        self._unheard[key] = decision.rollout.unheard if decision.rollout else frozenset()
         try:
             # The record comes first: a wave's opening, and the turn to go back, are known before the first site is touched.
             if decision.rollout is not None and decision.run:

@@ -35,7 +35,7 @@ R = TypeVar("R", SiteReport, FleetReport)
 
 class Inventory:
     """`on_fleet` is called with a fleet whose facts changed (None: any may be touched), `on_site` with a site's name,
-    `on_heartbeat` with the hub's own Lease."""
+    `on_renewal` with a site whose Lease was renewed and says nothing new, `on_heartbeat` with the hub's own Lease."""
 
     def __init__(
         self,
@@ -43,8 +43,10 @@ class Inventory:
         *,
         on_fleet: Callable[[FleetKey | None], None],
         on_site: Callable[[str], None],
+        on_renewal: Callable[[str], None],
         on_heartbeat: Callable[[LeaseRecord], None],
     ) -> None:
+        self._on_renewal = on_renewal
         self._on_heartbeat = on_heartbeat
         self._on_fleet = on_fleet
         self._on_site = on_site
@@ -107,10 +109,14 @@ class Inventory:
                 self._on_heartbeat(new)
             return
         site = key[0].removeprefix(SITE_NAMESPACE_PREFIX)
+        now, before_that = datetime.now(UTC), self._heard.get(site)
         if new is None:
             self._heard.pop(site, None)
         elif old is not None or _is_now(new.spec.renew_time):
-            self._heard[site] = datetime.now(UTC)
+            self._heard[site] = now
+        if old is not None and new is not None and _is_over(old, before_that, now):
+            self._on_site(site)
+            self._on_fleet(None)
         before, after = (dict(lease.metadata.annotations) if lease else {} for lease in (old, new))
         if before.get(SITE_ANNOTATION) != after.get(SITE_ANNOTATION):
             self._on_fleet(None)
@@ -121,6 +127,8 @@ class Inventory:
                 self._on_fleet(_key(fleet))
         if changed or old is None or new is None:
             self._on_site(site)
+        else:
+            self._on_renewal(site)
 
     def _assignment_changed(self, key: Key, old: AssignmentRecord | None, new: AssignmentRecord | None) -> None:
         record = new or old
@@ -139,6 +147,12 @@ class Inventory:
 def _key(fleet: str) -> FleetKey:
     namespace, _, name = fleet.partition("/")
     return FleetKey(namespace, name)
+
+
+def _is_over(lease: LeaseRecord, heard: datetime | None, now: datetime) -> bool:
+    """Whether the Lease had run out when it was renewed: its site was unreachable and is back."""
+    since = heard or lease.spec.renew_time
+    return since is not None and (now - since).total_seconds() > lease.spec.lease_duration_seconds
 
 
 def _is_now(moment: datetime | None) -> bool:

@@ -54,6 +54,7 @@ class Hub:
             api,
             on_fleet=self._fleet_touched,
             on_site=lambda name: self.site_queue.add(name),
+            on_renewal=lambda site: self._site_renewed(site),
             on_heartbeat=lambda lease: self._lease_beat(lease),
         )
         self.models = Models(api, registry)
@@ -128,6 +129,10 @@ class Hub:
     def _fleet_touched(self, key: FleetKey | None) -> None:
         for fleet in self._known if key is None else [key]:
             self.fleet_queue.add(fleet)
+
+    def _site_renewed(self, site: str) -> None:
+        for key in self.fleets.awaiting(site):
+            self.fleet_queue.add(key)
 
     def _lease_beat(self, lease: LeaseRecord) -> None:
         self.heartbeat.heard("list-watch", lease.metadata.annotations.get(BEAT_ANNOTATION))

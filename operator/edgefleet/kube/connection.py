@@ -26,10 +26,14 @@ class Connection:
         return {"Authorization": token} if token else {}
 
 
+class KubeconfigError(ValueError):
+    """A kubeconfig, or the pod's service account, that cannot be used. The message names it."""
+
+
 def load_connection(kubeconfig: Path | None, context: str | None = None) -> Connection:
     """Read a kubeconfig; with None, use the pod's service account.
 
-    Raises ValueError saying which file is missing or wrong.
+    Raises KubeconfigError saying which file is missing or wrong.
     """
     configuration = Configuration()
     try:
@@ -41,7 +45,7 @@ def load_connection(kubeconfig: Path | None, context: str | None = None) -> Conn
             )
     except Exception as error:
         where = kubeconfig or "the pod's service account"
-        raise ValueError(f"cannot use {where} to reach an API server: {error}") from error
+        raise KubeconfigError(f"cannot use {where} to reach an API server: {error}") from error
     return Connection(configuration.host.rstrip("/"), _tls(configuration), configuration)
 
 

@@ -106,16 +106,20 @@ class ListWatch(Generic[R]):
         """Keep the items current until cancelled. Never raises for what an API server may do."""
         pause = wait_random_exponential(multiplier=0.2, max=15)
         failures = RetryCallState(None, None, (), {})  # type: ignore[arg-type]
+        said = ""
         while True:
             try:
                 await self._list()
-                failures.attempt_number = 1
+                failures.attempt_number, said = 1, ""
                 while True:
                     await self._watch()
             except Gone:
                 log.info("watch of %s is too old: listing again", self._resource.plural)
             except ApiError as error:
-                log.warning("watching %s: %s", self._resource.plural, error)
+                # An API server that is away for hours is told of once, not at every try.
+                if str(error) != said:
+                    said = str(error)
+                    log.warning("watching %s: %s", self._resource.plural, error)
                 await asyncio.sleep(pause(failures))
                 failures.attempt_number += 1
 

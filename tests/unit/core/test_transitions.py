@@ -108,7 +108,7 @@ def test_policy_edited() -> None:
     assert steady.actions == ()
     rolling = decide(fleet(B, runs=[STABLE, ROLLING], sites=[on_b("s1"), on_a("s2")], policy=edited))
     assert rolling.rollout is not None
-    assert [one.name for one in rolling.rollout.status.waves] == ["canary", "all", "rest"]
+    assert [one.name for one in rolling.rollout.status.waves] == ["canary", "all"]
 
 
 def test_no_stable_yet_rollback_is_a_signed_withdraw() -> None:
