@@ -123,6 +123,7 @@ KINDS = (
             Column("Sites", ".status.sites.desired", "integer"),
             Column("Updated", ".status.sites.updated", "integer"),
             Column("Failed", ".status.sites.failed", "integer"),
+            Column("Back", ".status.sites.rolledBack", "integer"),
             Column("Waiting", ".status.waitingFor"),
             Column("Outcome", ".status.outcome"),
             Column("Reason", ".status.reason"),
