@@ -1,5 +1,6 @@
 """Rules of the tree that no tool keeps: what must not exist, and what must not stand in a lock."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -22,3 +23,9 @@ def test_a_lock_has_hashes_and_no_address(lock: Path) -> None:
     text = lock.read_text()
     assert "://" not in text, "make it with --no-emit-index-url: whose mirror was used is nobody's matter"
     assert "--hash=sha256:" in text
+
+
+@pytest.mark.parametrize("module", sorted((ROOT / "operator/edgefleet/core").glob("*.py")), ids=lambda path: path.name)
+def test_core_asks_no_clock(module: Path) -> None:
+    called = re.findall(r"\b(?:now|utcnow|today|monotonic|perf_counter)\(\)|\bnow\((?:tz=)?UTC\)", module.read_text())
+    assert called == [], "decisions take `now` as an argument, so that they can be replayed"
