@@ -16,7 +16,7 @@ Phase = Literal["Planned", "Rolling", "Returning", "Ended"]
 
 
 class PlanRef(Schema):
-    """The frozen list of sites: immutable ConfigMaps `<run>-plan-<i>` whose joined content has this SHA-256 (hex)."""
+    """The frozen list of sites: immutable ConfigMaps `plan-<hash>-<i>` whose joined content has this SHA-256 (hex)."""
 
     hash: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", max_length=64)]
     sites: Annotated[int, Field(ge=0)]
@@ -63,7 +63,7 @@ class ModelRolloutSpec(Schema):
 
 
 class WaveRecord(Schema):
-    """What happened to one wave. `skipped` counts sites left out with a reason."""
+    """What happened to one wave: how many sites it has, when it opened and when it passed."""
 
     name: Name
     sites: int = 0

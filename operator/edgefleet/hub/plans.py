@@ -1,7 +1,8 @@
 """The frozen list of sites of a run, in immutable ConfigMaps of at most 2,000 sites each.
 
 A plan is written before its run and gets its owner after it; so a hub that dies in between leaves ConfigMaps without an owner, never a
-run without a plan. `delete_leftovers` removes those at the next start.
+run without a plan. `settle_leftovers` gives those to their run at the next start, or removes them if there is none. Runs whose plans
+are equal share the ConfigMaps and own them together.
 """
 
 import base64
@@ -14,9 +15,10 @@ from typing import Any
 from edgefleet.api.meta import FLEET_LABEL
 from edgefleet.api.rollout import PlanRef
 from edgefleet.core.facts import PlannedSite
+from edgefleet.hub.settings import FIELD_MANAGER
 from edgefleet.kube.client import Api
 from edgefleet.kube.errors import Conflict
-from edgefleet.kube.resources import CONFIG_MAPS
+from edgefleet.kube.resources import CONFIG_MAPS, MODEL_ROLLOUTS
 
 SITES_PER_CHUNK = 2000
 PLAN_LABEL = "edgefleet.io/plan"
@@ -44,7 +46,7 @@ def decode_plan(ref: PlanRef, chunks: Sequence[bytes]) -> tuple[PlannedSite, ...
     except zlib.error as error:
         raise PlanError(f"plan {ref.hash[:8]} cannot be read: {error}") from error
     if hashlib.sha256(b"".join(plain)).hexdigest() != ref.hash:
-        raise PlanError(f"plan {ref.hash[:8]} was changed: abort the run, and name the release again")
+        raise PlanError(f"plan {ref.hash[:8]} was changed: delete its run (`edgefleet rollout forget --force`), and a new one is planned")
     return tuple(PlannedSite(site, variant, wave) for chunk in plain for site, variant, wave in json.loads(chunk))
 
 
@@ -57,28 +59,39 @@ async def apply_plan(api: Api, namespace: str, fleet: str, plan: Sequence[Planne
     """Write the chunks; those that exist already are the same, since they are named by their content."""
     ref, chunks = encode_plan(plan)
     for index, chunk in enumerate(chunks):
-        body = {
-            "metadata": {
-                "name": chunk_name(ref, index),
-                "namespace": namespace,
-                "labels": {FLEET_LABEL: fleet, PLAN_LABEL: ref.hash[:16]},
-            },
-            "immutable": True,
-            "binaryData": {ENTRY: base64.b64encode(chunk).decode()},
-        }
         try:
-            await api.create(CONFIG_MAPS, body)
+            await api.create(CONFIG_MAPS, _body(namespace, fleet, ref, index, chunk))
         except Conflict:
             continue
     return ref
 
 
-async def apply_plan_owner(api: Api, namespace: str, ref: PlanRef, run: dict[str, Any]) -> None:
-    """Let the run own its plan, so that both go together."""
+async def apply_plan_owner(api: Api, run: dict[str, Any], plan: Sequence[PlannedSite]) -> None:
+    """Let the run own its plan, beside other owners of the same one, so that the last of them takes it along."""
+    meta, (ref, chunks) = run["metadata"], encode_plan(plan)
+    for index, chunk in enumerate(chunks):
+        # The whole content again: the plan of an equal run that was forgotten a moment ago may have gone meanwhile.
+        body = _body(meta["namespace"], run["spec"]["fleet"], ref, index, chunk)
+        body["metadata"]["ownerReferences"] = [_owner(run)]
+        # Owners that one manager applied before would be replaced.
+        await api.apply(CONFIG_MAPS, body, manager=f"{FIELD_MANAGER}-{meta['name']}")
+
+
+def _body(namespace: str, fleet: str, ref: PlanRef, index: int, chunk: bytes) -> dict[str, Any]:
+    return {
+        "metadata": {
+            "name": chunk_name(ref, index),
+            "namespace": namespace,
+            "labels": {FLEET_LABEL: fleet, PLAN_LABEL: ref.hash[:16]},
+        },
+        "immutable": True,
+        "binaryData": {ENTRY: base64.b64encode(chunk).decode()},
+    }
+
+
+def _owner(run: dict[str, Any]) -> dict[str, str]:
     meta = run["metadata"]
-    owner = {"apiVersion": run["apiVersion"], "kind": run["kind"], "name": meta["name"], "uid": meta["uid"]}
-    for index in range(ref.chunks):
-        await api.patch(CONFIG_MAPS, chunk_name(ref, index), namespace, {"metadata": {"ownerReferences": [owner]}})
+    return {"apiVersion": MODEL_ROLLOUTS.api_version, "kind": MODEL_ROLLOUTS.kind, "name": meta["name"], "uid": meta["uid"]}
 
 
 async def fetch_plan(api: Api, namespace: str, ref: PlanRef) -> tuple[PlannedSite, ...]:
@@ -87,12 +100,19 @@ async def fetch_plan(api: Api, namespace: str, ref: PlanRef) -> tuple[PlannedSit
     return decode_plan(ref, [base64.b64decode(body["binaryData"][ENTRY]) for body in bodies])
 
 
-async def delete_leftovers(api: Api) -> int:
-    """Delete plans that never got a run; returns how many."""
+async def settle_leftovers(api: Api) -> int:
+    """What a hub that died left behind: plans whose run was made get their owner, others are deleted; returns how many of these."""
+    ownerless = [meta for body in await api.list(CONFIG_MAPS, labels=PLAN_LABEL) if not (meta := body["metadata"]).get("ownerReferences")]
+    if not ownerless:
+        return 0
+    # Listed after the plans: a run that is made later has a plan that is not among them.
+    runs = {(run["metadata"]["namespace"], run["spec"]["plan"]["hash"][:16]): run for run in await api.list(MODEL_ROLLOUTS)}
     gone = 0
-    for body in await api.list(CONFIG_MAPS, labels=PLAN_LABEL):
-        meta = body["metadata"]
-        if not meta.get("ownerReferences"):
+    for meta in ownerless:
+        run = runs.get((meta["namespace"], meta["labels"][PLAN_LABEL]))
+        if run is not None:
+            await api.patch(CONFIG_MAPS, meta["name"], meta["namespace"], {"metadata": {"ownerReferences": [_owner(run)]}})
+        else:
             await api.delete(CONFIG_MAPS, meta["name"], meta["namespace"], uid=meta["uid"])
             gone += 1
     return gone

@@ -23,7 +23,7 @@ from edgefleet.hub.handlers import make_registry, make_settings
 from edgefleet.hub.heartbeat import BEAT_ANNOTATION, Heartbeat
 from edgefleet.hub.inventory import Inventory
 from edgefleet.hub.models import CONCURRENCY, Models
-from edgefleet.hub.plans import delete_leftovers
+from edgefleet.hub.plans import settle_leftovers
 from edgefleet.hub.queue import PassQueue
 from edgefleet.hub.records import BundleRecord, LeaseRecord
 from edgefleet.hub.runs import Runs
@@ -105,7 +105,7 @@ class Hub:
             await self.inventory.wait_synced()
             await self.bundles.synced.wait()
             await self._resync()
-            gone = await delete_leftovers(self._api)
+            gone = await settle_leftovers(self._api)
             log.info("%d sites, %d assignments, %d fleets; %d plans without a run deleted",
                      len(self.inventory.sites), len(self.inventory.assignments), len(self._known), gone)  # fmt: skip
             door = kopf.operator(registry=registry, settings=make_settings(), clusterwide=True, ready_flag=kopf_is_up)

@@ -34,7 +34,7 @@ class Runs:
             run = await self._api.create(MODEL_ROLLOUTS, body)
         except Conflict:
             run = await self._api.get(MODEL_ROLLOUTS, action.name, fleet.namespace)
-        await apply_plan_owner(self._api, fleet.namespace, ref, run)
+        await apply_plan_owner(self._api, run, action.plan)
         log.info("fleet %s: run %s of version %s over %d sites", fleet, action.name, action.revision.version, ref.sites)
 
     async def adopt(self, fleet: FleetKey, action: AdoptRun) -> None:
