@@ -32,7 +32,7 @@ def run_body(name: str) -> dict[str, Any]:
     return {
         "apiVersion": "edgefleet.io/v1alpha1",
         "kind": "ModelRollout",
-        "metadata": {"name": name, "namespace": "team"},
+        "metadata": {"name": name, "namespace": "team", "labels": {"edgefleet.io/fleet": "plants"}},
         "spec": {
             "fleet": "plants",
             "number": 1,
@@ -126,6 +126,8 @@ ALLOWED: list[tuple[str, str, list[str], Any]] = [
     ("the hub lists sites", "hub", ["get", "edgesites"], None),
     ("the hub writes a run's status", "hub", ["patch", "modelrollout", "plants-1", "-n", "team", "--subresource=status", "--type=merge", "-p", '{"status":{"phase":"Rolling"}}'], None),
     ("a person pauses a run", "admin", ["patch", "modelrollout", "plants-1", "-n", "team", "--type=merge", "-p", '{"spec":{"control":{"paused":true}}}'], None),
+    ("a person labels a run", "admin", ["label", "modelrollout", "plants-1", "-n", "team", "ticket=42"], None),
+    ("the hub labels a run's outcome", "hub", ["label", "modelrollout", "plants-1", "-n", "team", "edgefleet.io/outcome=Promoted", "--dry-run=server"], None),
     ("a person deletes a run (forget)", "admin", ["delete", "modelrollout", "plants-1", "-n", "team", "--dry-run=server"], None),
 ]  # fmt: skip
 
@@ -146,6 +148,8 @@ REFUSED: list[tuple[str, str, list[str], Any, str]] = [
     ("a person changes a frozen plan", "admin", ["patch", "modelrollout", "plants-1", "-n", "team", "--type=merge", "-p", '{"spec":{"plan":{"sites":2}}}'], None, "a run is frozen"),
     ("a person changes a frozen revision", "admin", ["patch", "modelrollout", "plants-1", "-n", "team", "--type=merge", "-p", json.dumps({"spec": {"revision": {"hash": "b" * 64}}})], None, "a run is frozen"),
     ("a person changes a frozen policy", "admin", ["patch", "modelrollout", "plants-1", "-n", "team", "--type=merge", "-p", '{"spec":{"policy":{"onFailure":"Pause"}}}'], None, "a run is frozen"),
+    ("a person promotes a run by its label", "admin", ["label", "modelrollout", "plants-1", "-n", "team", "edgefleet.io/outcome=Promoted"], None, "the hub's memory"),
+    ("a person hides a run from its fleet", "admin", ["label", "modelrollout", "plants-1", "-n", "team", "edgefleet.io/fleet-"], None, "the hub's memory"),
     ("somebody approves as another", "admin", ["patch", "modelrollout", "plants-1", "-n", "team", "--type=merge", "-p", '{"spec":{"control":{"approvals":[{"wave":"canary","by":"alice"}]}}}'], None, "must be your own user name"),
     ("the hub pauses a run", "hub", ["patch", "modelrollout", "plants-1", "-n", "team", "--type=merge", "-p", '{"spec":{"control":{"aborted":true}}}'], None, "the hub never writes spec.control"),
     ("the hub makes a policy", "hub", ["create", "-f", "-"], {"apiVersion": "edgefleet.io/v1alpha1", "kind": "RolloutPolicy", "metadata": {"name": "lax", "namespace": "team"}, "spec": {"waves": [{"name": "all", "percent": 100}]}}, "no policy but its heartbeat"),
