@@ -33,5 +33,5 @@ async def connecting(kubeconfig: Path | None, context: str | None) -> AsyncItera
 
 
 def _default_kubeconfig() -> Path:
-    named = os.environ.get("KUBECONFIG", "").split(os.pathsep)[0]
+    named = os.environ.get("KUBECONFIG", "")
     return Path(named) if named else Path.home() / ".kube" / "config"

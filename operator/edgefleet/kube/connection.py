@@ -3,11 +3,13 @@
 Reading kubeconfigs is left to the `kubernetes` package; requests are aiohttp's, which costs a third of the CPU per call.
 """
 
+import os
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from kubernetes import config
 from kubernetes.client import Configuration
 
@@ -31,7 +33,7 @@ class KubeconfigError(ValueError):
 
 
 def load_connection(kubeconfig: Path | None, context: str | None = None) -> Connection:
-    """Read a kubeconfig; with None, use the pod's service account.
+    """Read a kubeconfig, or several joined by `:` as in $KUBECONFIG; with None, use the pod's service account.
 
     Raises KubeconfigError saying which file is missing or wrong.
     """
@@ -40,13 +42,27 @@ def load_connection(kubeconfig: Path | None, context: str | None = None) -> Conn
         if kubeconfig is None:
             config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
         else:
+            _require_files(kubeconfig)
             config.load_kube_config(  # type: ignore[no-untyped-call]
                 str(kubeconfig), context=context, client_configuration=configuration, persist_config=False
             )
+        tls = _tls(configuration)
     except Exception as error:
         where = kubeconfig or "the pod's service account"
-        raise KubeconfigError(f"cannot use {where} to reach an API server: {error}") from error
-    return Connection(configuration.host.rstrip("/"), _tls(configuration), configuration)
+        raise KubeconfigError(f"cannot use {where} to reach an API server: {' '.join(str(error).split())}") from error
+    return Connection(configuration.host.rstrip("/"), tls, configuration)
+
+
+def _require_files(kubeconfig: Path) -> None:
+    # The library says "No configuration found" of a file that is not there, and names a Python type for one that is no kubeconfig.
+    there = [Path(part).expanduser() for part in str(kubeconfig).split(os.pathsep) if part and Path(part).expanduser().exists()]
+    if not there:
+        raise ValueError("it does not exist")
+    for path in there:
+        with path.open("rb") as file:  # of bytes, YAML's errors quote the line: it may hold a token
+            found = yaml.safe_load(file)
+        if not isinstance(found, dict):
+            raise ValueError(f"{path} is not a kubeconfig: a YAML map with clusters, users and contexts was expected")
 
 
 def _tls(configuration: Any) -> ssl.SSLContext | None:
