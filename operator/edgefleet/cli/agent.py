@@ -11,7 +11,10 @@ from typing import Annotated, Any
 
 import typer
 
-from edgefleet.api.quantities import NAME_PATTERN, parse_duration
+from edgefleet.api.quantities import NAME_PATTERN
+from edgefleet.cli.artifacts import naming
+from edgefleet.cli.output import Format, FormatOption, print_json, read_period
+from edgefleet.trust.errors import Rejected
 
 gateway = typer.Typer(no_args_is_help=True, help="The gateway of a site: the stable address of its models. It outlives the agent.")
 
@@ -49,6 +52,7 @@ def agent(
     from edgefleet.site.gateway_process import GatewayMissing
     from edgefleet.site.hardware import HardwareInvalid, declare_hardware, discover_hardware
     from edgefleet.site.state import StateUnreadable
+    from edgefleet.trust.bundle import require_root
 
     _log_to_stderr(as_json=log_json)
     try:
@@ -66,12 +70,14 @@ def agent(
             server_models=server_models,
             gateway=Endpoint(gateway_host, gateway_port),
             envoy=envoy,
-            renew=parse_duration(renew),
+            renew=read_period(renew, "--renew"),
         )
+        with naming(trusted_root):
+            require_root(settings.root)
         if not server_models.is_dir():
             raise ValueError(f"--server-models {server_models} is not a folder")
         asyncio.run(_until_told(run_agent(settings)))
-    except (HardwareInvalid, StateInUse, StateUnreadable, GatewayMissing, ValueError, OSError) as error:
+    except (HardwareInvalid, StateInUse, StateUnreadable, GatewayMissing, Rejected, ValueError, OSError) as error:
         typer.echo(f"agent: {error}", err=True)
         raise typer.Exit(2) from None
     except GatewayDown as error:
@@ -80,18 +86,17 @@ def agent(
 
 
 @gateway.command()
-def status(state: StateOption, output: Annotated[str, typer.Option("-o", help="text or json")] = "text") -> None:
+def status(state: StateOption, output: FormatOption = Format.TABLE) -> None:
     """Show whether the gateway runs and which revision serves each model. Exit code 1 if it does not run."""
     from edgefleet.site.agent import gateway_folder
     from edgefleet.site.gateway import read_status
 
     found = read_status(gateway_folder(state))
-    if output == "json":
-        typer.echo(json.dumps(found, sort_keys=True))
+    if output is Format.JSON:
+        print_json(found)
     else:
-        typer.echo(
-            f"gateway: {'runs, pid ' + str(found['pid']) if found['pid'] else 'does not run'}, {found['address'] or 'never started'}"
-        )
+        where = found["address"] or f"none was ever started with the state folder {state}"
+        typer.echo(f"gateway: {'runs, pid ' + str(found['pid']) if found['pid'] else 'does not run'}, {where}")
         for model, revision in sorted(found["models"].items()):
             typer.echo(f"{model}  {revision[:8]}  ({revision})")
     if not found["pid"]:

@@ -3,13 +3,16 @@ before believing one. Finding is oci's part, believing trust's; they meet here.
 """
 
 import os
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from edgefleet.api.quantities import NAME_PATTERN
 from edgefleet.oci.client import RegistryClient
 from edgefleet.oci.credentials import read_docker_config
 from edgefleet.oci.errors import ReferenceInvalid
@@ -47,6 +50,15 @@ def open_client(ca: Path | None) -> RegistryClient:
     return RegistryClient(credentials=read_docker_config(config) if config.is_file() else {}, ca=ca)
 
 
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """A file that is rejected is named by the error."""
+    try:
+        yield
+    except Rejected as error:
+        raise Rejected(error.reason, f"{path}: {error.message}") from error
+
+
 def read_reference(text: str) -> Reference:
     """The REF of a command line. Raises typer.BadParameter."""
     try:
@@ -56,18 +68,17 @@ def read_reference(text: str) -> Reference:
 
 
 def read_private_key(path: Path) -> PrivateKey:
-    """Raises Rejected(KeyInvalid), OSError."""
-    return PrivateKey.from_pem(path.read_bytes())
+    """Raises Rejected(KeyInvalid) naming the file, OSError."""
+    with naming(path):
+        return PrivateKey.from_pem(path.read_bytes())
 
 
 def read_public_keys(paths: Sequence[Path]) -> tuple[PublicKey, ...]:
     """Raises Rejected(KeyInvalid) naming the file, OSError."""
     keys = []
     for path in paths:
-        try:
+        with naming(path):
             keys.append(PublicKey.from_pem(path.read_bytes()))
-        except Rejected as error:
-            raise Rejected(error.reason, f"{path}: {error.message}") from error
     return tuple(keys)
 
 
@@ -76,6 +87,13 @@ def require_tag(reference: Reference) -> str:
     if reference.tag is None:
         raise typer.BadParameter(f"{reference}: push to a tag, such as {reference.repository}:1.0; the digest follows", param_hint="REF")
     return reference.tag
+
+
+def require_name(name: str, option: str) -> str:
+    """A model's name. Raises typer.BadParameter."""
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise typer.BadParameter(f"{name!r}: lower-case letters, digits and -, at most 40 characters", param_hint=option)
+    return name
 
 
 def fetch_release_verdict(

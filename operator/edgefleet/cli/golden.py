@@ -14,6 +14,7 @@ from edgefleet.cli.artifacts import (
     read_private_key,
     read_public_keys,
     read_reference,
+    require_name,
     require_tag,
     sign_golden,
 )
@@ -46,6 +47,7 @@ def push(
     """
     reference = read_reference(ref)
     tag = require_tag(reference)
+    require_name(name, "--name")
     signer = read_private_key(key)
     data = file.read_bytes()
     lines = parse_golden_lines(data, str(file))

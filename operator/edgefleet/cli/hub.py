@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from edgefleet.api.quantities import parse_duration
+from edgefleet.cli.output import read_period
 from edgefleet.kube.connection import KubeconfigError
 
 
@@ -28,10 +28,7 @@ def hub(
     from edgefleet.hub.settings import Settings
 
     _set_up_logging()
-    try:
-        every = parse_duration(heartbeat)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--heartbeat") from error
+    every = read_period(heartbeat, "--heartbeat")
     settings = Settings(namespace=namespace, heartbeat_every=every, heartbeat_lost_after=max(3 * every, timedelta(seconds=5)))
     try:
         asyncio.run(run_hub(kubeconfig, settings))

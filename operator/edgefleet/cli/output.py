@@ -9,6 +9,7 @@ import json
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -16,6 +17,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from rich.table import Table
+
+from edgefleet.api.quantities import parse_duration
 
 EXIT_CODES = "Exit codes: 0 done, 1 refused or failed (stderr says why), 2 wrong usage."
 
@@ -69,6 +72,17 @@ def print_table(
 def print_note(text: str) -> None:
     """A line for people on stderr, so that stdout stays what `-o` says."""
     typer.echo(text, err=True)
+
+
+def read_period(text: str, option: str) -> timedelta:
+    """How often something is done, at most once a second. Raises typer.BadParameter."""
+    try:
+        period = parse_duration(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=option) from error
+    if period < timedelta(seconds=1):
+        raise typer.BadParameter(f"{text} is too often: 1s or longer", param_hint=option)
+    return period
 
 
 def short(identity: str) -> str:

@@ -90,7 +90,7 @@ def read_recipe(path: Path | None, words: Sequence[str], overrides: dict[str, An
         try:
             document = yaml.safe_load(path.read_bytes())
         except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise CommandFailed("RecipeInvalid", f"{path}: not YAML: {error}") from error
+            raise CommandFailed("RecipeInvalid", f"{path}: not YAML: {' '.join(str(error).split())}") from error
         if not isinstance(document, dict):
             raise CommandFailed("RecipeInvalid", f"{path}: a map with name, version, seq and variants was expected")
     if words:

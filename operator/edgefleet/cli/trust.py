@@ -1,7 +1,6 @@
 """`edgefleet trust`: make the keys and the trust bundle that sites believe, show a bundle, change its publishers."""
 
 import os
-import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
@@ -9,10 +8,9 @@ from typing import Annotated
 import typer
 
 from edgefleet.api.meta import format_time
-from edgefleet.api.quantities import NAME_PATTERN
-from edgefleet.cli.artifacts import PublicKeysOption, read_private_key, read_public_keys
+from edgefleet.cli.artifacts import PublicKeysOption, naming, read_private_key, read_public_keys, require_name
 from edgefleet.cli.output import EXIT_CODES, CommandFailed, Format, FormatOption, print_facts, print_json, print_note, print_table, short
-from edgefleet.trust.bundle import Publisher, TrustBundle, make_bundle, make_root, open_bundle, read_roots
+from edgefleet.trust.bundle import Publisher, TrustBundle, make_bundle, make_root, open_bundle, read_roots, require_root
 from edgefleet.trust.keys import PrivateKey, PublicKey
 
 app = typer.Typer(help="Make, show and change what sites believe.", epilog=EXIT_CODES, no_args_is_help=True)
@@ -47,7 +45,7 @@ def init(
     """
     if root_threshold > root_keys:
         raise typer.BadParameter(f"{root_threshold} of {root_keys} keys cannot sign", param_hint="--root-threshold")
-    models = _require_names(model)
+    models = [require_name(name, "--model") for name in model]
     roots = [PrivateKey.generate() for _ in range(root_keys)]
     hub, publisher = PrivateKey.generate(), PrivateKey.generate()
     now = datetime.now(UTC)
@@ -134,7 +132,7 @@ def set_publisher(
     distinct: dict[str, PublicKey] = {entry.id: entry for entry in keys}
     if threshold > len(distinct):
         raise typer.BadParameter(f"{threshold} of {len(distinct)} keys cannot sign", param_hint="--threshold")
-    changed = {name: Publisher(tuple(distinct.values()), threshold, min_seq) for name in _require_names(model)}
+    changed = {require_name(name, "--model"): Publisher(tuple(distinct.values()), threshold, min_seq) for name in model}
     signers = [read_private_key(path) for path in sorted(folder.glob("root-*.key"))]
     data = (folder / BUNDLE).read_bytes()
     new = make_bundle(
@@ -151,21 +149,22 @@ def set_publisher(
     part.unlink(missing_ok=True)
     _write_new(part, new, 0o644)
     part.replace(folder / BUNDLE)
-    print_note(f"{folder / BUNDLE} is version {old.version + 1}: give it to the hub, which hands it to the sites")
+    print_note(f"{folder / BUNDLE} is version {old.version + 1}; the hub hands it to the sites once it has it:")
+    print_note(
+        f"  kubectl -n edgefleet-system create configmap trust-bundle --from-file={BUNDLE}={folder / BUNDLE} "
+        "--dry-run=client -o yaml | kubectl apply -f -"
+    )
 
 
 def _open(bundle: Path, root: Path | None) -> TrustBundle:
+    data = bundle.read_bytes()
     pinned = root or bundle.parent / ROOT
     if not pinned.is_file():
-        raise CommandFailed("RootMissing", f"{pinned} is not there: name the root that sites pinned with --root")
-    return open_bundle(bundle.read_bytes(), pinned_root=pinned.read_bytes(), floor_version=0, now=datetime.now(UTC))
-
-
-def _require_names(names: list[str]) -> list[str]:
-    for name in names:
-        if not re.fullmatch(NAME_PATTERN, name):
-            raise typer.BadParameter(f"{name!r}: lower-case letters, digits and -, at most 40 characters", param_hint="--model")
-    return names
+        raise CommandFailed("RootMissing", f"{pinned} is not there: it is the root that sites pinned (`trust show` takes it as --root)")
+    with naming(pinned):
+        require_root(pinned.read_bytes())
+    with naming(bundle):
+        return open_bundle(data, pinned_root=pinned.read_bytes(), floor_version=0, now=datetime.now(UTC))
 
 
 def _write_new(path: Path, data: bytes, mode: int) -> None:

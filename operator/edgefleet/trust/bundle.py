@@ -152,6 +152,12 @@ def open_bundle(data: bytes, *, pinned_root: bytes, floor_version: int, now: dat
         return TrustBundle(signed.version, publishers, hub_keys, expires_at)
 
 
+def require_root(data: bytes) -> None:
+    """Check that a document is a root that a site can pin. Raises Rejected(RootMalformed, BundleUnderSigned)."""
+    with rejecting("RootMalformed", "not a root document, such as root.json of `edgefleet trust init`"):
+        _read_root(data)
+
+
 def read_roots(data: bytes) -> list[bytes]:
     """The roots of a bundle that was opened before, for make_bundle. Raises Rejected(BundleMalformed)."""
     with rejecting("BundleMalformed", "the trust bundle"):
@@ -161,8 +167,7 @@ def read_roots(data: bytes) -> list[bytes]:
 def _follow_roots(pinned_root: bytes, documents: Any) -> Root:
     if not isinstance(documents, list) or not 1 <= len(documents) <= MAX_ROOTS:
         raise ValueError(f"roots must be a list of 1 to {MAX_ROOTS} root documents")
-    pinned: Metadata[Root] = _read_metadata(parse_json_object(pinned_root), Root)
-    _require_signed(pinned.signed, "root", pinned)
+    pinned = _read_root(pinned_root)
     current: Root | None = None
     met_the_pinned = False
     for document in documents:
@@ -181,6 +186,12 @@ def _follow_roots(pinned_root: bytes, documents: Any) -> Root:
     if current is None or not met_the_pinned:
         raise Rejected("BundleRootMismatch", f"the trust bundle does not contain the pinned root, version {pinned.signed.version}")
     return current
+
+
+def _read_root(data: bytes) -> Metadata[Root]:
+    root: Metadata[Root] = _read_metadata(parse_json_object(data), Root)
+    _require_signed(root.signed, "root", root)
+    return root
 
 
 def _require_successor(current: Root, step: Metadata[Root]) -> None:

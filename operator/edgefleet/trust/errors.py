@@ -10,6 +10,7 @@ room but `OSError` of a file that the caller named. Reasons are CamelCase, becau
     AttestationMissing    signed, but no release attestation by enough trusted keys
     ModelMismatch         attested for another model name
     SeqTooLow             attested, but older than the floor allows
+    RootMalformed         the root that a site shall pin cannot be read
     BundleMalformed       the trust bundle cannot be read
     BundleFormatUnknown   a trust bundle of a newer format: upgrade edgefleet
     BundleRootMismatch    the trust bundle does not follow from the pinned root

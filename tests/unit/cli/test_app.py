@@ -55,7 +55,8 @@ def test_unknown_commands_are_wrong_usage() -> None:
         (["model", "push", "127.0.0.1:1/digits:1", "--no-sign"], 2, "name: Field required"),
         (["model", "push", "127.0.0.1:1/digits:1", "--no-sign", "--variant", "name"], 2, "'name' is not one of"),
         (["model", "push", "127.0.0.1:1/digits:1", "--no-sign", "--from", "nowhere.yaml"], 1, "No such file"),
-        (["golden", "push", "127.0.0.1:1/digits:1", "KEY", "--name", "digits", "--key", "KEY"], 1, "KeyInvalid"),
+        (["golden", "push", "127.0.0.1:1/digits:1", "KEY", "--name", "digits", "--key", "KEY"], 1, "KeyInvalid: KEY: "),
+        (["golden", "push", "127.0.0.1:1/digits:1", "KEY", "--name", "Digits", "--key", "KEY"], 2, "'Digits': lower-case"),
         (["model", "verify", "127.0.0.1:1/digits:1", "--key", "nowhere.pub"], 1, "No such file"),
     ],
 )

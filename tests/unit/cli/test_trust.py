@@ -118,3 +118,24 @@ def test_tables_fit_80_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str
     init(tmp_path, "--root-keys", "3")
     run(["trust", "show", str(tmp_path / "bundle.json")])
     assert all(len(line) <= 80 for line in capsys.readouterr().out.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["trust/absent.json"], "trust/absent.json"),
+        (["trust/hub.key"], "trust/hub.key: the trust bundle"),
+        (["trust/bundle.json", "--root", "trust/hub.pub"], "trust/hub.pub: not a root document"),
+        (["trust/bundle.json", "--root", "absent.json"], "absent.json is not there"),
+    ],
+)
+def test_show_names_the_file_that_is_wrong(
+    words: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    init(Path("trust"))
+    capsys.readouterr()
+    assert run(["trust", "show", *words]) == 1
+    err = capsys.readouterr().err
+    assert said in err
+    assert len(err.splitlines()) == 1
