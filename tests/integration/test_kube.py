@@ -67,7 +67,7 @@ async def test_an_api_server_that_is_not_there_is_unavailable(lab: Lab, tmp_path
     path = tmp_path / "nowhere.kubeconfig"  # type: ignore[operator]
     path.write_text(text)
     async with Api.connect(path, user_agent="test", attempts=2) as nowhere:
-        assert not await nowhere.is_ready()
+        assert "Cannot connect" in await nowhere.fetch_trouble()
         with pytest.raises(Unavailable, match="does not answer"):
             await nowhere.get(NAMESPACES, "default")
 

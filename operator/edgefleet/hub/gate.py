@@ -31,8 +31,8 @@ async def wait_until_served(api: Api, namespace: str) -> None:
 
 
 async def _missing(api: Api, namespace: str) -> str:
-    if not await api.is_ready():
-        return f"{api.server} is not ready"
+    if trouble := await api.fetch_trouble():
+        return f"{api.server} is not ready: {trouble}"
     try:
         served = {entry["name"] for entry in (await api.get_raw(f"/apis/{API_VERSION}"))["resources"]}
     except NotFound:

@@ -66,13 +66,13 @@ class Api:
         """Any path, as it comes, e.g. `/metrics`."""
         return await self._call_raw("GET", path)
 
-    async def is_ready(self) -> bool:
-        """Whether /readyz says ok now."""
+    async def fetch_trouble(self) -> str:
+        """Why /readyz does not say ok now; empty if it does."""
         try:
             async with self._open("GET", "/readyz") as answer:
-                return bool(answer.status == 200)
-        except (aiohttp.ClientError, TimeoutError, OSError):
-            return False
+                return "" if answer.status == 200 else f"/readyz says {answer.status}"
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            return str(error) or type(error).__name__
 
     async def list_pages(
         self, resource: Resource, namespace: str | None = None, *, labels: str | None = None, fields: str | None = None
