@@ -90,6 +90,7 @@ WRONG: list[tuple[str, dict[str, Any], Callable[[dict[str, Any]], None], tuple[s
     ("repository with a tag", MODEL, change("spec.source.repository", "r.example/weld:1"), ("spec.source.repository", "should match")),
     ("tag with a slash", MODEL, change("spec.source.tag", "a/b"), ("spec.source.tag", "should match")),
     ("interval in words", MODEL, change("spec.source.interval", "ten minutes"), ("spec.source.interval", "should match")),
+    ("interval of nothing", MODEL, change("spec.source.interval", "0s"), ("spec.source", "interval must be 1s or longer")),
     ("interval as a number", MODEL, change("spec.source.interval", 600), ("spec.source.interval", "must be of type string")),
     ("plain HTTP switch", MODEL, change("spec.source.insecure", True), ("spec.source.insecure", "unknown field")),
     ("no serving entry", MODEL, change("spec.serving", []), ("spec.serving", "at least 1 items")),

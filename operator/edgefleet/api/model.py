@@ -26,7 +26,11 @@ class Source(Schema):
                 {
                     "rule": "has(self.tag) != has(self.digest)",
                     "message": "set exactly one of source.tag and source.digest",
-                }
+                },
+                {
+                    "rule": "!has(self.interval) || duration(self.interval) >= duration('1s')",
+                    "message": "source.interval must be 1s or longer: the registry is asked that often",
+                },
             ]
         }
     )

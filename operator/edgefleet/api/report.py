@@ -4,10 +4,9 @@
 `formatVersion` comes first in both; a hub drops what it cannot read, and that site counts as silent.
 """
 
-from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AwareDatetime, Field
 
 from edgefleet.api.meta import GROUP, Schema
 from edgefleet.api.quantities import RevisionHash
@@ -33,9 +32,9 @@ class FleetReport(Schema):
 
     format_version: Literal[1] = 1
     revision: RevisionHash | None = None
-    sequence: int
-    floor: int
-    active_since: datetime | None = None
+    sequence: Annotated[int, Field(ge=0, le=1 << 53)]
+    floor: Annotated[int, Field(ge=0, le=1 << 53)]
+    active_since: AwareDatetime | None = None
 
 
 def fleet_annotation(fleet: str) -> str:

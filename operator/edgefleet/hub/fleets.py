@@ -1,7 +1,8 @@
 """The loop over EdgeFleets: gather the facts, decide, act, summarise, and write each status once.
 
 One pass covers a fleet and its active run. Facts about people's objects are read fresh; facts about sites come from the inventory. An
-action that meets a changed object (Conflict) ends the pass, and the next one looks again.
+action on a run that meets a changed object (Conflict) ends the pass, and the next one looks again. A site that cannot be written to
+holds up nothing but itself (I9).
 """
 
 import asyncio
@@ -34,12 +35,14 @@ from edgefleet.hub.queue import until
 from edgefleet.hub.runs import Runs
 from edgefleet.hub.settings import FIELD_MANAGER, Settings
 from edgefleet.kube.client import Api
-from edgefleet.kube.errors import Conflict, NotFound
+from edgefleet.kube.errors import Conflict, Denied, Invalid, NotFound
 from edgefleet.kube.resources import EDGE_FLEETS
 
 log = logging.getLogger(__name__)
 
 STATUS_SPACING_SECONDS = 1.0
+SITE_RETRY = timedelta(seconds=10)
+CONFLICT_RETRY = timedelta(milliseconds=100)
 
 
 class Fleets:
@@ -74,14 +77,14 @@ class Fleets:
             # The record comes first: a wave's opening, and the turn to go back, are known before the first site is touched.
             if decision.rollout is not None and decision.run:
                 await self._runs.apply_status(key, decision.run, decision.rollout.status)
-            await self._act(facts, decision.actions)
+            retry = await self._act(facts, decision.actions)
         except Conflict as conflict:
             log.info("fleet %s: %s; looking again", key, conflict)
             return timedelta(0)
         if decision.again:
             return timedelta(0)
         status = summarise_fleet(facts, decision, old=fleet.status, now=now)
-        wanted = until(decision.wake_at, now)
+        wanted = min((moment for moment in (until(decision.wake_at, now), retry) if moment is not None), default=None)
         if status != fleet.status:
             # Counters change with every site; a status is written at once when its conditions do, else once a second.
             wait = self._written.get(key, 0.0) + STATUS_SPACING_SECONDS - time.monotonic()
@@ -109,15 +112,15 @@ class Fleets:
         }
         await self._api.patch(EDGE_FLEETS, fleet.metadata.name, fleet.metadata.namespace, {"metadata": meta})
 
-    async def _act(self, facts: FleetFacts, actions: Sequence[Action]) -> None:
-        """Runs first and in order; then the sites, several at once."""
+    async def _act(self, facts: FleetFacts, actions: Sequence[Action]) -> timedelta | None:
+        """Runs first and in order; then the sites, several at once. Returns when to try again what failed at single sites."""
         sites = []
         for action in actions:
             match action:
                 case AssignSite() | WithdrawSite() | RenewSite() | AdoptSite():
                     task = self._task(facts, action)
                     if task is not None:
-                        sites.append(self._write(facts, task))
+                        sites.append(task)
                 case StartRun():
                     await self._runs.start(facts.key, action)
                 case AdoptRun():
@@ -128,14 +131,27 @@ class Fleets:
                     await self._runs.forget(facts.key, action.run)
                 case ReleaseFleet():
                     await self._release(facts.key)
-        # All are tried: one site's trouble must not hold up the others.
-        for outcome in await asyncio.gather(*sites, return_exceptions=True):
+        retries = []
+        # All are tried, whatever becomes of the others.
+        for outcome in await asyncio.gather(*(self._write(facts, task) for task in sites), return_exceptions=True):
             if isinstance(outcome, BaseException):
                 raise outcome
+            retries += [outcome] if outcome else []
+        return min(retries, default=None)
 
-    async def _write(self, facts: FleetFacts, task: Task) -> None:
+    async def _write(self, facts: FleetFacts, task: Task) -> timedelta | None:
+        """Write one site's assignment; if that fails, say so and return when to try again. Raises Throttled, Unavailable."""
         async with self._writers:
-            await self._writer.apply(facts.key, facts.spec.model_ref.name, task)
+            try:
+                await self._writer.apply(facts.key, facts.spec.model_ref.name, task)
+            except Conflict as conflict:
+                log.info("fleet %s, site %s: %s; looking again", facts.key, task.site, conflict)
+                return CONFLICT_RETRY
+            except (Denied, Invalid, NotFound, LookupError, ValueError) as error:
+                # ValueError: a report whose numbers fit no order, or an order that is too large.
+                log.warning("fleet %s, site %s: not assigned: %s", facts.key, task.site, error)
+                return SITE_RETRY
+        return None
 
     def _task(self, facts: FleetFacts, action: AssignSite | WithdrawSite | RenewSite | AdoptSite) -> Task | None:
         match action:

@@ -1,10 +1,10 @@
 """Gathering: what core.fleet decides from, for one fleet, read at one moment. Nothing is decided here.
 
 People's objects and the runs come fresh from the API server; sites, Leases and assignments from the inventory's list-watches; plans are
-immutable, so they are read once.
+immutable, so they are read once. What a site wrote may be anything that the schema lets pass; it must not stop a fleet's pass (I9).
 """
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from edgefleet.api.assignment import assignment_name
 from edgefleet.api.fleet import EdgeFleet
@@ -31,6 +31,9 @@ from edgefleet.kube.client import Api
 from edgefleet.kube.errors import NotFound
 from edgefleet.kube.resources import EDGE_FLEETS, EDGE_MODELS, MODEL_ROLLOUTS, ROLLOUT_POLICIES
 
+CLOCK_AHEAD = timedelta(days=1)
+"""How far a site's clock may be ahead before its times count as unknown."""
+
 
 class Gatherer:
     """`fleets` are all EdgeFleets as last seen: their claims on sites matter to each other."""
@@ -39,7 +42,7 @@ class Gatherer:
         self._api = api
         self._inventory = inventory
         self._fleets = fleets
-        self._plans: dict[str, tuple[PlannedSite, ...]] = {}
+        self._plans: dict[FleetKey, dict[str, tuple[PlannedSite, ...]]] = {}
 
     async def gather(self, key: FleetKey) -> tuple[EdgeFleet, FleetFacts] | None:
         """The fleet and its facts; None if the fleet is gone."""
@@ -47,6 +50,7 @@ class Gatherer:
             fleet = EdgeFleet.parse(await self._api.get(EDGE_FLEETS, key.name, key.namespace))
         except NotFound:
             self._fleets.pop(key, None)
+            self._plans.pop(key, None)
             return None
         self._fleets[key] = fleet
         by_site = self._assignments_by_site(fleet.spec.model_ref.name)
@@ -81,10 +85,11 @@ class Gatherer:
 
     async def _runs(self, key: FleetKey) -> tuple[RunFacts, ...]:
         bodies = await self._api.list(MODEL_ROLLOUTS, key.namespace, labels=f"{FLEET_LABEL}={key.name}")
-        runs = [ModelRollout.parse(body) for body in bodies]
-        return tuple([await self._run(run) for run in runs if run.spec.fleet == key.name])
+        runs = [run for run in map(ModelRollout.parse, bodies) if run.spec.fleet == key.name]
+        known, self._plans[key] = self._plans.get(key, {}), {}
+        return tuple([await self._run(key, run, known) for run in runs])
 
-    async def _run(self, run: ModelRollout) -> RunFacts:
+    async def _run(self, key: FleetKey, run: ModelRollout, known: dict[str, tuple[PlannedSite, ...]]) -> RunFacts:
         labelled = run.metadata.labels.get(OUTCOME_LABEL)
         outcome = run.status.outcome or labelled
         return RunFacts(
@@ -96,15 +101,16 @@ class Gatherer:
             status=run.status,
             created_at=run.metadata.creation_timestamp or datetime.now(UTC),
             outcome=outcome,  # type: ignore[arg-type]
-            plan=() if outcome else await self._plan(run),
+            plan=() if outcome else await self._plan(key, run, known),
             generation=run.metadata.generation,
         )
 
-    async def _plan(self, run: ModelRollout) -> tuple[PlannedSite, ...]:
+    async def _plan(self, key: FleetKey, run: ModelRollout, known: dict[str, tuple[PlannedSite, ...]]) -> tuple[PlannedSite, ...]:
+        """Kept as long as a run of the fleet that is under way has it."""
         ref = run.spec.plan
-        if ref.hash not in self._plans:
-            self._plans[ref.hash] = await fetch_plan(self._api, run.metadata.namespace or "", ref)
-        return self._plans[ref.hash]
+        plan = known.get(ref.hash) or await fetch_plan(self._api, key.namespace, ref)
+        self._plans[key][ref.hash] = plan
+        return plan
 
     def _assignments_by_site(self, model: str) -> dict[str, list[AssignmentRecord]]:
         by_site: dict[str, list[AssignmentRecord]] = {}
@@ -127,7 +133,7 @@ class Gatherer:
             last_heard=self._inventory.last_heard(name),
             renew_seconds=self._inventory.renew_seconds(name),
             assignment=assignment_facts(own) if own else None,
-            report=ReportFacts(report.revision, report.sequence, report.floor, report.active_since) if report else None,
+            report=ReportFacts(report.revision, report.sequence, report.floor, _plausible(report.active_since)) if report else None,
             claims=self._claims(key, record, held),
         )
 
@@ -171,7 +177,21 @@ def assignment_facts(record: AssignmentRecord) -> AssignmentFacts:
         fault=status.fault,
         reason=status.reason,
         message=status.message,
-        since=parse_time(status.since) if status.since else None,
+        since=_read_time(status.since),
         active_revision=status.active.revision if status.active else None,
-        active_since=parse_time(status.active.since) if status.active else None,
+        active_since=_read_time(status.active.since) if status.active else None,
     )
+
+
+def _read_time(text: str | None) -> datetime | None:
+    """A time that a site wrote into a status; None if it is none."""
+    try:
+        return _plausible(parse_time(text)) if text else None
+    except ValueError:
+        return None
+
+
+def _plausible(moment: datetime | None) -> datetime | None:
+    if moment is None or moment.tzinfo is None or moment > datetime.now(UTC) + CLOCK_AHEAD:
+        return None
+    return moment

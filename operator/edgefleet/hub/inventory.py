@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from edgefleet.api.meta import SITE_LABEL, SITE_NAMESPACE_PREFIX
 from edgefleet.api.report import (
     LEASE_NAME,
+    MAX_REPORT_BYTES,
     RENEWALS_PER_LEASE,
     SITE_ANNOTATION,
     FleetReport,
@@ -78,7 +79,9 @@ class Inventory:
         lease = self.lease(site)
         if lease is None:
             return None
-        return self._heard.get(site) or lease.spec.renew_time
+        said = lease.spec.renew_time
+        # A site whose clock is ahead, or that lies, has not been heard in the future.
+        return self._heard.get(site) or (said and min(said, datetime.now(UTC)))
 
     def renew_seconds(self, site: str) -> int:
         """How often this site means to report."""
@@ -161,7 +164,8 @@ def _is_now(moment: datetime | None) -> bool:
 
 def _read(kind: type[R], lease: LeaseRecord | None, annotation: str) -> R | None:
     text = lease.metadata.annotations.get(annotation) if lease else None
-    return None if text is None else _parse(kind, text)
+    # What is longer than any agent writes would fill the cache.
+    return None if text is None or len(text) > MAX_REPORT_BYTES else _parse(kind, text)
 
 
 @lru_cache(maxsize=1 << 16)

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import kopf
+from pydantic import ValidationError
 
 from edgefleet.api.fleet import EdgeFleet
 from edgefleet.api.meta import TRUST_BUNDLE, TRUST_BUNDLE_ENTRY
@@ -127,7 +128,8 @@ class Hub:
                 self.fleet_queue.add(key)
 
     def _fleet_touched(self, key: FleetKey | None) -> None:
-        for fleet in self._known if key is None else [key]:
+        # Sites name fleets as they like: only those that exist are looked at. A new one comes through kopf.
+        for fleet in self._known if key is None else self._known.keys() & {key}:
             self.fleet_queue.add(fleet)
 
     def _site_renewed(self, site: str) -> None:
@@ -151,9 +153,17 @@ class Hub:
 
     async def _resync(self) -> None:
         """Look at everything, and forget fleets that went away while nobody watched."""
-        fleets = [EdgeFleet.parse(body) for body in await self._api.list(EDGE_FLEETS)]
-        self._known.clear()
-        self._known.update({FleetKey(fleet.metadata.namespace or "", fleet.metadata.name): fleet for fleet in fleets})
+        before, found = set(self._known), {}
+        for body in await self._api.list(EDGE_FLEETS):
+            key = FleetKey(body["metadata"]["namespace"], body["metadata"]["name"])
+            try:
+                found[key] = EdgeFleet.parse(body)
+            except ValidationError as error:
+                # One that cannot be read must not end the hub at each start (I9).
+                log.warning("EdgeFleet %s cannot be read: %s", key, error.errors()[0]["msg"])
+        for key in before - found.keys():
+            self._known.pop(key, None)
+        self._known.update(found)
         for body in await self._api.list(EDGE_MODELS):
             self.model_queue.add((body["metadata"]["namespace"], body["metadata"]["name"]))
         self._fleet_touched(None)

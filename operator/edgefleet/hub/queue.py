@@ -29,7 +29,6 @@ class PassQueue(Generic[K]):
         self._slots = asyncio.Semaphore(concurrency)
         self._spacing = spacing.total_seconds()
         self._dirty: dict[K, asyncio.Event] = {}
-        self._tasks: dict[K, asyncio.Task[None]] = {}
         self._group: asyncio.TaskGroup | None = None
 
     def add(self, key: K) -> None:
@@ -38,29 +37,22 @@ class PassQueue(Generic[K]):
         if event is None:
             event = self._dirty[key] = asyncio.Event()
             if self._group is not None:
-                self._tasks[key] = self._group.create_task(self._serve(key, event), name=f"{self._name} {key}")
+                self._group.create_task(self._serve(key, event), name=f"{self._name} {key}")
         event.set()
-
-    def forget(self, key: K) -> None:
-        """The object is gone: end its task after the pass under way."""
-        self._dirty.pop(key, None)
-        task = self._tasks.pop(key, None)
-        if task is not None and task is not asyncio.current_task():
-            task.cancel()
 
     async def run(self) -> None:
         """Serve until cancelled."""
         async with asyncio.TaskGroup() as group:
             self._group = group
             for key, event in list(self._dirty.items()):
-                self._tasks[key] = group.create_task(self._serve(key, event), name=f"{self._name} {key}")
+                group.create_task(self._serve(key, event), name=f"{self._name} {key}")
             await asyncio.Event().wait()
 
     async def _serve(self, key: K, dirty: asyncio.Event) -> None:
         backoff = wait_random_exponential(multiplier=0.5, max=60)
         failures = RetryCallState(None, None, (), {})  # type: ignore[arg-type]
         again: float | None = None
-        while self._dirty.get(key) is dirty:
+        while True:
             try:
                 async with asyncio.timeout(again):
                     await dirty.wait()
@@ -79,6 +71,10 @@ class PassQueue(Generic[K]):
                     failures.attempt_number += 1
                     log.warning("%s %s: %s; again in %.1f s", self._name, key, error, again, exc_info=not _is_expected(error))
             await asyncio.sleep(max(0.0, self._spacing - (time.monotonic() - started)))
+            if again is None and not dirty.is_set():
+                # Nothing is wanted of this key: it may be gone for ever, and costs nothing until it is added again.
+                del self._dirty[key]
+                return
 
 
 def _is_expected(error: Exception) -> bool:

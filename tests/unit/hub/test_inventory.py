@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from edgefleet.api.report import LEASE_NAME, SITE_ANNOTATION, fleet_annotation
+from edgefleet.api.report import LEASE_NAME, MAX_REPORT_BYTES, SITE_ANNOTATION, fleet_annotation
 from edgefleet.core.facts import FleetKey
 from edgefleet.hub import inventory as module
 from edgefleet.hub.inventory import Inventory
@@ -82,3 +82,28 @@ def test_a_report_that_cannot_be_read_counts_as_silence(caplog: pytest.LogCaptur
 
 def test_the_hubs_own_lease_is_its_heartbeat() -> None:
     assert Woken().renew(1, namespace="edgefleet-system") == [("heartbeat", "edgefleet-system")]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"formatVersion": 1, "sequence": 3, "floor": 9007199254740993}',
+        '{"formatVersion": 1, "sequence": -1, "floor": 3}',
+        '{"formatVersion": 1, "sequence": 3, "floor": 3, "activeSince": "2026-11-24T12:00:00"}',
+        '{"formatVersion": 1, "sequence": 3, "floor": 3%s}' % (" " * MAX_REPORT_BYTES),
+    ],
+    ids=["no next sequence", "no sequence", "a time without zone", "too long"],
+)
+def test_a_report_that_no_order_could_follow_counts_as_silence(text: str) -> None:
+    woken = Woken()
+    woken.renew(1, **{fleet_annotation(str(FLEET)): text})
+    assert woken.inventory.fleet_report("berlin", FLEET) is None
+
+
+def test_no_site_was_heard_in_the_future() -> None:
+    woken = Woken()
+    meta = {"name": LEASE_NAME, "namespace": "edgesite-berlin", "resourceVersion": "1"}
+    woken.inventory.leases.observe({"metadata": meta, "spec": {"renewTime": "9999-12-31T23:59:59Z"}})
+    heard = woken.inventory.last_heard("berlin")
+    assert heard is not None
+    assert heard <= datetime.now(UTC)

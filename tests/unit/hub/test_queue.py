@@ -117,3 +117,19 @@ def test_until_never_lies_in_the_past() -> None:
     assert until(None, now) is None
     assert until(now - timedelta(hours=1), now) == timedelta(0)
     assert until(now + timedelta(hours=1), now) == timedelta(hours=1)
+
+
+async def test_a_key_that_wants_nothing_costs_nothing_and_can_be_added_again() -> None:
+    passes = 0
+
+    async def work(key: str) -> None:
+        nonlocal passes
+        passes += 1
+
+    async with serving(work) as queue, asyncio.timeout(5):
+        idle = len(asyncio.all_tasks())
+        for turn in (1, 2):
+            queue.add("a")
+            while passes < turn or len(asyncio.all_tasks()) > idle:
+                await asyncio.sleep(0.005)
+    assert passes == 2
