@@ -39,7 +39,10 @@ def activates(spec: SiteAssignmentSpec) -> Answer:
 
 @dataclass
 class FakeSite:
-    """One site. `behaviour` answers each order; `silent` stops the Lease and all answers; `orders` are those it was given."""
+    """One site. `behaviour` answers each order; `silent` stops the Lease and all answers; `orders` are those it was given.
+
+    `joined` is set once it hears its orders and has said so by its Lease.
+    """
 
     name: str
     hub_key: PublicKey
@@ -48,7 +51,7 @@ class FakeSite:
     silent: bool = False
     orders: list[SiteAssignmentSpec] = field(default_factory=list)
     serving: dict[str, FleetReport] = field(default_factory=dict)
-    _task: asyncio.Task[None] | None = None
+    joined: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def run(self, api: Api) -> None:
         """Answer orders and renew the Lease until cancelled."""
@@ -62,9 +65,12 @@ class FakeSite:
         )
         async with asyncio.TaskGroup() as group:
             group.create_task(watch.run())
+            # Refused until the hub has made its namespace: a site that reports before it can hear orders would be skipped as silent.
+            await watch.synced.wait()
             while True:
                 try:
                     await self._renew(api)
+                    self.joined.set()
                     async with asyncio.timeout(RENEW_SECONDS):
                         key = await changed.get()
                 except TimeoutError:
