@@ -39,10 +39,7 @@ def activates(spec: SiteAssignmentSpec) -> Answer:
 
 @dataclass
 class FakeSite:
-    """One site. `behaviour` answers each order; `silent` stops the Lease and all answers; `orders` are those it was given.
-
-    `joined` is set once it hears its orders and has said so by its Lease.
-    """
+    """One site. `behaviour` answers each order; `silent` stops the Lease and all answers; `orders` are those it was given."""
 
     name: str
     hub_key: PublicKey
@@ -51,7 +48,6 @@ class FakeSite:
     silent: bool = False
     orders: list[SiteAssignmentSpec] = field(default_factory=list)
     serving: dict[str, FleetReport] = field(default_factory=dict)
-    joined: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def run(self, api: Api) -> None:
         """Answer orders and renew the Lease until cancelled."""
@@ -70,7 +66,6 @@ class FakeSite:
             while True:
                 try:
                     await self._renew(api)
-                    self.joined.set()
                     async with asyncio.timeout(RENEW_SECONDS):
                         key = await changed.get()
                 except TimeoutError:
