@@ -86,16 +86,17 @@ class Api:
         while True:
             page = await self._call_raw("GET", resource.path(namespace), params=params)
             yield page
-            token = json.loads(page).get("metadata", {}).get("continue") if b'"continue"' in page else None
+            meta = self._read(page).get("metadata") if b'"continue"' in page else None
+            token = meta.get("continue") if isinstance(meta, dict) else None
             if not token:
                 return
-            params["continue"] = token
+            params["continue"] = str(token)
 
     async def list(self, resource: Resource, namespace: str | None = None, *, labels: str | None = None) -> list[dict[str, Any]]:
         """The whole collection as dicts. For the hot path use watch.ListWatch."""
         items: list[dict[str, Any]] = []
         async for page in self.list_pages(resource, namespace, labels=labels):
-            items += json.loads(page).get("items") or []
+            items += self._read(page).get("items") or []
         return items
 
     async def watch_lines(
@@ -171,10 +172,20 @@ class Api:
         if self._session is None:
             raise RuntimeError("Api must be entered with `async with` first")
         headers = {**self._connection.headers(), **options.pop("headers", {})}
-        return self._session.request(method, self._connection.server + path, headers=headers, **options)
+        # API servers do not redirect; one that did could send an agent's requests to any address inside its site.
+        return self._session.request(method, self._connection.server + path, headers=headers, allow_redirects=False, **options)
 
     async def _call(self, method: str, path: str, **options: Any) -> dict[str, Any]:
-        answer: dict[str, Any] = json.loads(await self._call_raw(method, path, **options))
+        return self._read(await self._call_raw(method, path, **options))
+
+    def _read(self, raw: bytes) -> dict[str, Any]:
+        try:
+            answer = json.loads(raw)
+        except ValueError:
+            answer = None
+        if not isinstance(answer, dict):
+            # A proxy's page, or an answer that was cut off.
+            raise Unavailable(0, f"{self.server} does not answer with a JSON object: {raw[:60]!r}")
         return answer
 
     async def _call_raw(
