@@ -407,6 +407,7 @@ async def test_a_person_pauses_resumes_and_aborts(world: World, sites: FakeSites
     await world.until("the run waits for a person", waits)
     assert versions(sites) == ["1", "1", "1", "2"]
     assert "AwaitingApproval" in await world.say("rollout", "list")
+    assert f"edgefleet rollout approve plants-2 all -n {world.team}" in await world.say("rollout", "show", "plants-2")
     assert "NoSuchWave" in await world.say("rollout", "approve", "plants-2", "second", fails=True)
     await world.say("rollout", "pause", "plants-2")
     for _ in range(2):  # every verb may be said twice
@@ -421,7 +422,8 @@ async def test_a_person_pauses_resumes_and_aborts(world: World, sites: FakeSites
     await world.say("rollout", "abort", "plants-2")
     await world.until_ended(2, "AbortedByUser")
     assert versions(sites) == ["1"] * 4
-    assert "RunEnded" in await world.say("rollout", "pause", "plants-2", fails=True)
+    for verb in (["pause", "plants-2"], ["approve", "plants-2", "all"]):
+        assert "RunEnded" in await world.say("rollout", *verb, fails=True)
     assert "NotBarring" in await world.say("rollout", "forget", "plants-1", fails=True)
     listed = json.loads(await world.say("rollout", "list", "plants", "-o", "json"))
     assert [(one["name"], one["status"]["outcome"]) for one in listed] == [("plants-2", "AbortedByUser"), ("plants-1", "Promoted")]

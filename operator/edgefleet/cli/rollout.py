@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from edgefleet.api.conditions import find_condition
 from edgefleet.api.meta import FLEET_LABEL
 from edgefleet.api.rollout import ModelRollout
 from edgefleet.cli.cluster import ContextOption, KubeconfigOption, NamespaceOption, connecting
@@ -43,6 +44,9 @@ def list_runs(
     if output is Format.JSON:
         print_json([{"name": run.metadata.name, "spec": run.spec.to_json_dict(), "status": run.status.to_json_dict()} for run in runs])
         return
+    if not runs:
+        print_note(f"no run{f' of fleet {fleet}' if fleet else ''} in namespace {namespace}; -n names another")
+        return
     rows = [
         (
             run.metadata.name,
@@ -72,12 +76,16 @@ def show(
         print_json({"name": name, "spec": run.spec.to_json_dict(), "status": status.to_json_dict()})
         return
     counts = status.sites
+    progress = find_condition(status.conditions, "Progressing")
+    told = progress.message if status.waiting_for and progress else status.message
     facts: dict[str, object] = {
         "Run": f"{namespace}/{name}",
         "Release": f"{run.spec.revision.model} {run.spec.revision.version} ({run.spec.revision.digest})",
         "State": f"{status.outcome or status.phase} {status.reason}".strip(),
+        "Began": status.started_at or "-",
+        "Ended": status.ended_at or "-",
         "Waits": f"{status.waiting_for} since {status.since}" if status.waiting_for else "-",
-        "Message": status.message or "-",
+        "Message": told or "-",
         "Sites": f"{counts.updated} updated of {counts.desired}; {counts.failed} failed, {counts.unreachable} unreachable, "
         f"{counts.skipped} skipped, {counts.rolled_back} back",
     }
@@ -125,7 +133,7 @@ def approve(
     """Consent, in your own name, to the opening of a wave."""
 
     async def consent(api: Api) -> str:
-        run = ModelRollout.parse(await api.get(MODEL_ROLLOUTS, name, namespace))
+        run = await _fetch_open(api, name, namespace)
         waves = [one.name for one in run.spec.policy.waves]
         if wave not in waves:
             raise CommandFailed("NoSuchWave", f"{name} has no wave {wave!r}; it has {', '.join(waves)}")
@@ -164,12 +172,17 @@ def forget(
 
 def _control(name: str, namespace: str, kubeconfig: Path | None, context: str | None, control: dict[str, Any]) -> None:
     async def write(api: Api) -> None:
-        run = ModelRollout.parse(await api.get(MODEL_ROLLOUTS, name, namespace))
-        if run.status.outcome is not None:
-            raise CommandFailed("RunEnded", f"{name} ended {run.status.outcome}: there is nothing to control any more")
+        await _fetch_open(api, name, namespace)
         await api.patch(MODEL_ROLLOUTS, name, namespace, {"spec": {"control": control}})
 
     _ask(write, kubeconfig, context)
+
+
+async def _fetch_open(api: Api, name: str, namespace: str) -> ModelRollout:
+    run = ModelRollout.parse(await api.get(MODEL_ROLLOUTS, name, namespace))
+    if run.status.outcome is not None:
+        raise CommandFailed("RunEnded", f"{name} ended {run.status.outcome}: there is nothing to control any more")
+    return run
 
 
 def _ask(question: Callable[[Api], Coroutine[Any, Any, T]], kubeconfig: Path | None, context: str | None) -> T:

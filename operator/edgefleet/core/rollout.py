@@ -213,7 +213,8 @@ class _Pass:
             people = {approval.by for approval in self.run.control.approvals if approval.wave == wave.name}
             if len(people) < wave.approval.required:
                 found = f"{len(people)} of {wave.approval.required} people approved"
-                return "AwaitingApproval", f"wave {wave.name}: {found}; `edgefleet rollout approve` adds one to spec.control.approvals"
+                command = f"edgefleet rollout approve {self.run.name} {wave.name} -n {self.fleet.key.namespace}"
+                return "AwaitingApproval", f"wave {wave.name}: {found}; `{command}` adds one to spec.control.approvals"
         if deadline_passed(self.run, count_sites(self.progress), self.now):
             return DEADLINE, f"wave {wave.name} does not open while progressDeadline is exceeded: bring a site back, or abort the run"
         return None
