@@ -72,7 +72,7 @@ def run(root: Path, *, keep: bool, verbose: bool, console: Console) -> int:
         if code == 0:
             print_acts(console, story)
         if keep and code != 130:
-            console.print(Text(describe_way_around(stage)))
+            console.print(Text(describe_way_around(stage)), soft_wrap=True)
             signal.pause()
     except KeyboardInterrupt:
         pass

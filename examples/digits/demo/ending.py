@@ -1,5 +1,6 @@
 """What is printed when the acts are over: each act with what happened and what was asserted, the customers' count, and where to look."""
 
+import sys
 from pathlib import Path
 
 from rich.console import Console
@@ -12,6 +13,7 @@ from examples.digits.demo.screen import format_event
 from examples.digits.demo.stage import Stage
 from examples.digits.demo.story import Event, Story
 from examples.digits.demo.times import SHORTENED
+from tests.lab.binaries import fetch_kubectl
 
 
 def print_times(console: Console) -> None:
@@ -60,12 +62,17 @@ def describe_files(folders: Folders) -> str:
 
 def describe_way_around(stage: Stage) -> str:
     """How to look around while it runs, as lines to paste."""
-    sites = "\n".join(f"  export KUBECONFIG={cluster.kubeconfig}   # site cluster {name}" for name, cluster in stage.lab.sites.items())
+    sites = "\n".join(
+        f"  kubectl --kubeconfig {cluster.kubeconfig} get siteassignments -A   # at the sites of cluster {name}"
+        for name, cluster in stage.lab.sites.items()
+    )
     return (
         "Everything goes on running. In another terminal:\n\n"
         f"  export KUBECONFIG={stage.lab.hub.kubeconfig}\n"
+        f"  export PATH={Path(sys.executable).parent}:{fetch_kubectl().parent}:$PATH   # edgefleet, kubectl\n"
         "  kubectl get edgefleets,modelrollouts,edgesites,siteassignments -A\n"
         "  kubectl -n vision describe edgefleet digits\n"
+        "  edgefleet rollout list digits -n vision\n"
         f"  curl -s {stage.gateway('berlin')}/v2/models/digits\n"
         f"{sites}\n\n"
         f"The team's Git is {stage.folders.desk / 'git'}: edit model.yaml and `kubectl apply` it.\n"

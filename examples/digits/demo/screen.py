@@ -56,7 +56,7 @@ class Screen:
         if self._observer is None or self._traffic is None:
             return Text("starting ...", "dim")
         seen = self._observer.latest
-        return Group("", _draw_runs(seen), _draw_sites(seen, self._traffic), Text(self._observer.trouble, "red"))
+        return Group("", _draw_runs(seen), draw_sites(seen, self._traffic), Text(self._observer.trouble, "red"))
 
 
 def _draw_runs(seen: Snapshot) -> RenderableType:
@@ -80,14 +80,15 @@ def _draw_wave(run: ModelRollout, position: int) -> tuple[str, str]:
     return f"[{wave.name} {wave.sites}{' ✓' if wave.passed_at else ''}] ", style
 
 
-def _draw_sites(seen: Snapshot, traffic: Traffic) -> Table:
+def draw_sites(seen: Snapshot, traffic: Traffic) -> Table:
+    """Each site: what it serves, what it is told, and what its customers count."""
     counts = traffic.read()
     rates = traffic.rates(counts)
     assigned = seen.assigned(FLEET)
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("site", "region", "hardware", "serves", "assigned"):
+    for column in ("site", "region", "declared CPU", "serves", "assigned"):
         table.add_column(column, no_wrap=True)
-    for column in ("answers/s", "answers", "lost"):
+    for column in ("answers", "/s", "lost"):
         table.add_column(column, justify="right", no_wrap=True)
     for name, site in sorted(seen.sites.items(), key=lambda item: (item[1].spec.region or "", item[0])):
         count = counts.sites.get(name)
@@ -99,12 +100,12 @@ def _draw_sites(seen: Snapshot, traffic: Traffic) -> Table:
         table.add_row(
             name,
             site.spec.region or "-",
-            f"{'vnni' if 'avx512_vnni' in hardware.features else 'plain'} (declared)" if hardware else "?",
+            ("vnni" if "avx512_vnni" in hardware.features else "plain") if hardware else "?",
             f"{active.version} {active.variant}" if active else "-",
             escape(state),
-            f"{rates.get(name, 0.0):.1f}",
             str(count.answered if count else 0),
+            f"{rates.get(name, 0.0):.1f}",
             Text(str(lost), "bold red" if lost else "green"),
         )
-    table.add_row("", "", "", "", "all", f"{sum(rates.values()):.1f}", str(counts.answered), str(counts.lost), style="bold")
+    table.add_row("", "", "", "", "all", str(counts.answered), f"{sum(rates.values()):.1f}", str(counts.lost), style="bold")
     return table

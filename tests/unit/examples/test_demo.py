@@ -1,18 +1,22 @@
 """The parts of the demo that decide: what it tells of changes, which times it shortens, what it counts."""
 
 import json
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from edgefleet.api.assignment import SiteAssignment
 from edgefleet.api.model import EdgeModel
 from edgefleet.api.rollout import ModelRollout
+from edgefleet.api.site import EdgeSite
 from examples.digits.demo.counts import Traffic
 from examples.digits.demo.observer import Snapshot, describe_changes
 from examples.digits.demo.places import ELIGIBLE, MANIFESTS, PLACES, REFUSED
 from examples.digits.demo.play import all_serve, variant_words
+from examples.digits.demo.screen import draw_sites
 from examples.digits.demo.setting import TEAM_FILES
 from examples.digits.demo.times import SHORTENED, read_manifest, shorten
 
@@ -134,3 +138,18 @@ def test_rates_are_taken_over_the_last_seconds_of_the_clients_own_clock(tmp_path
         path.write_text(json.dumps({"at": at, "sites": {"berlin": {"answered": answered, "losses": []}}}))
         now = traffic.read()
     assert traffic.rates(now) == {"berlin": 5.0}
+
+
+def test_the_live_view_fits_80_columns(tmp_path: Path) -> None:
+    hardware = {"arch": "amd64", "memory": 1, "features": ["avx512_vnni"], "declared": ["features"]}
+    site = EdgeSite.parse({"metadata": {"name": "shymkent"}, "spec": {"region": "kz"}, "status": {"hardware": hardware}})
+    assignment = _assignment(
+        "shymkent", state="Failed", reason="GoldenSetFailed", active={"revision": HASH, "version": "v2", "variant": "fp32", "since": ""}
+    )
+    (tmp_path / "traffic.json").write_text(json.dumps({"at": 1, "sites": {"shymkent": {"answered": 99_999, "lost": 99, "losses": []}}}))
+    seen = Snapshot(sites={"shymkent": site}, assignments={("shymkent", FLEET): assignment})
+    console = Console(width=80, record=True, file=StringIO())
+    console.print(draw_sites(seen, Traffic(tmp_path / "traffic.json")))
+    text = console.export_text()
+    assert "…" not in text
+    assert all(word in text for word in ("shymkent", "vnni", "v2 GoldenSetFailed", "99999", "lost"))
