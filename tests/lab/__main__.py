@@ -1,6 +1,7 @@
 """`python -m tests.lab`: the lab for people. Progress goes to stderr, what a shell can use to stdout."""
 
 import shlex
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -71,7 +72,7 @@ def _show(lab: Lab) -> None:
         variable = "KUBECONFIG" if name == "hub" else f"KUBECONFIG_{name.upper()}"
         print(f"export {variable}={shlex.quote(str(cluster.kubeconfig))}")
     print(f"# kubectl is {fetch_kubectl()}; look around:  kubectl get namespaces; kubectl --kubeconfig $KUBECONFIG_EAST get all -A")
-    print(f"# end it:  python -m tests.lab down --dir {shlex.quote(str(lab.folder))}")
+    print(f"# end it:  {shlex.quote(sys.executable)} -m tests.lab down --dir {shlex.quote(str(lab.folder))}")
 
 
 def main() -> None:
