@@ -55,6 +55,7 @@ class Gateway:
         self._lock = asyncio.Lock()
         self._draining: set[Target] = set()
         self._table: dict[str, Target] = {}
+        self._taken = True
 
     async def __aenter__(self) -> "Gateway":
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -116,6 +117,8 @@ class Gateway:
             old = self._table.get(model)
             new = Target(model, revision) if revision else None
             if old == new:
+                if not self._taken:
+                    await self._require_taken()
                 return
             table = {**self._table, model: new} if new else {name: one for name, one in self._table.items() if name != model}
             if new:
@@ -124,9 +127,14 @@ class Gateway:
                 await self._wait(lambda: self._knows(new), SWITCH_SECONDS, f"Envoy does not take the cluster {new.served_name}")
             if old:
                 self._draining.add(old)
-            self._table = table
+            # Only what is on disk is routed: a disk that is full must not make us unload what clients still get.
             self._write("routes.json", plan_routes(table))
-            await self._wait(self._is_current, SWITCH_SECONDS, "Envoy does not take the routes")
+            self._table, self._taken = table, False
+            await self._require_taken()
+
+    async def _require_taken(self) -> None:
+        await self._wait(self._is_current, SWITCH_SECONDS, "Envoy does not take the routes")
+        self._taken = True
 
     async def drain(self, served_name: str) -> None:
         """Wait until no request is under way at a revision that is no longer routed to, then forget it with its counters.

@@ -14,7 +14,7 @@ from pydantic import Field
 from edgefleet.api.meta import TRUST_BUNDLE, TRUST_BUNDLE_ENTRY
 from edgefleet.core.site import plan_delay
 from edgefleet.kube.client import Api
-from edgefleet.kube.errors import ApiError
+from edgefleet.kube.errors import ApiError, Unavailable
 from edgefleet.kube.resources import CONFIG_MAPS, SITE_ASSIGNMENTS
 from edgefleet.kube.watch import Key, ListWatch, Record
 from edgefleet.site.status import FIELD_MANAGER, AssignmentRecord
@@ -73,10 +73,11 @@ class Link:
                 await self._offer_bundle()
                 await self._copy_assignments()
                 failures = 0
-            except ApiError as error:
+            except (ApiError, OSError) as error:
+                # OSError: a disk that takes no new trust bundle. The agent must go on, since what serves needs it.
                 failures += 1
                 pause = plan_delay(failures, random.random())  # noqa: S311 (spreads load)
-                log.warning("assignments are not copied to %s, again in %s: %s", self._local_api.server, pause, error)
+                log.warning("not all is copied from the hub to %s, again in %s: %s", self._local_api.server, pause, error)
                 await asyncio.sleep(pause.total_seconds())
             else:
                 await self._wake.wait()
@@ -88,6 +89,8 @@ class Link:
             await self._trust.offer(text.encode())
 
     async def _copy_assignments(self) -> None:
+        """All that differ; one that the site's cluster does not take keeps back no other (I9). Raises ApiError at the end, if any."""
+        trouble: ApiError | None = None
         for record in self._assignments:
             name = record.metadata.name
             held = self._local.get(self._namespace, name)
@@ -98,8 +101,16 @@ class Link:
                 "metadata": {"name": name, "namespace": self._namespace, "labels": labels},
                 "spec": record.spec.to_json_dict(),
             }
-            self._local.observe(await self._local_api.apply(SITE_ASSIGNMENTS, body, manager=FIELD_MANAGER))
-            log.info("%s: sequence %d came from the hub", name, record.spec.sequence)
+            try:
+                self._local.observe(await self._local_api.apply(SITE_ASSIGNMENTS, body, manager=FIELD_MANAGER))
+            except Unavailable:
+                raise
+            except ApiError as error:
+                trouble = error
+            else:
+                log.info("%s: sequence %d came from the hub", name, record.spec.sequence)
+        if trouble is not None:
+            raise trouble
 
     def _bundle_changed(self, _: Key, __: BundleRecord | None, ___: BundleRecord | None) -> None:
         self._wake.set()

@@ -29,6 +29,9 @@ from edgefleet.trust.release import verify_golden, verify_release
 
 log = logging.getLogger(__name__)
 
+Protected = Callable[[], Collection[str]]
+"""Says which revisions must stay in the store now."""
+
 
 class Stopped(Exception):
     """A newer order made this fetch pointless."""
@@ -52,8 +55,11 @@ class Prefetcher:
         self._store = store
         self._client = client or (lambda patience: RegistryClient(patience=patience))
 
-    def run(self, order: Order, trust: TrustBundle, *, protected: Collection[str], now: datetime, stop: threading.Event) -> RevisionRecord:
-        """The complete revision of an order. Raises StepFailed, Rejected, RegistryError, StoreFull, OSError, Stopped."""
+    def run(self, order: Order, trust: TrustBundle, *, protected: Protected, now: datetime, stop: threading.Event) -> RevisionRecord:
+        """The complete revision of an order. `protected` is asked only when room is made, since other fleets go on meanwhile.
+
+        Raises StepFailed, Rejected, RegistryError, StoreFull, OSError, Stopped.
+        """
         revision = order.revision
         if revision is None:
             raise ValueError("an order without a revision has nothing to fetch")
@@ -64,7 +70,7 @@ class Prefetcher:
         with self._client(Patience(attempts=2, sleep=lambda seconds: _wait(stop, seconds))) as client:
             return self._run(_Job(client, order, revision, publisher, stop), protected, now)
 
-    def _run(self, job: "_Job", protected: Collection[str], now: datetime) -> RevisionRecord:
+    def _run(self, job: "_Job", protected: Protected, now: datetime) -> RevisionRecord:
         evidence, manifest = self._believe(job)
         golden_lines = parse_golden_manifest(evidence.golden_manifest, "golden set") if evidence.golden_manifest else None
         blobs = [StoredBlob(digest=layer.blob.digest, size=layer.blob.size, name=layer.path) for layer in manifest.layers]
@@ -75,7 +81,7 @@ class Prefetcher:
             fetched.append((job.golden_repository, golden))
         wanted = {blob.digest: blob.size for _, blob in fetched}
         wanted |= dict(map(_measure, _all_bytes(evidence)))
-        for gone in self._store.reserve(job.order.fleet, wanted, protected=protected, storage=job.order.storage):
+        for gone in self._store.reserve(job.order.fleet, wanted, protected=protected(), storage=job.order.storage):
             log.info("revision %s is removed from the store to make room", gone[:8])
         for repository, blob in fetched:
             with self._store.writing(blob.digest) as target:

@@ -40,6 +40,7 @@ class Serving:
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._cleanups: dict[str, asyncio.Task[None]] = {}
         self._trials: set[str] = set()
+        self._unloading: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._expected: dict[str, str] = {}
 
     def active(self, fleet: str) -> ActiveRevision | None:
@@ -56,8 +57,12 @@ class Serving:
         )
 
     def protected(self) -> set[str]:
-        """The revisions that must stay in the store: what serves, its predecessors, and what is on its way."""
-        kept = {revision for state in self._state.fleets.values() for revision in (state.active, state.previous) if revision}
+        """The revisions that must stay in the store: what serves, its predecessors, and what is on its way. Safe for threads.
+
+        What was withdrawn stays while there is room for it.
+        """
+        serving = [state for state in self._state.fleets.values() if state.active]
+        kept = {revision for state in serving for revision in (state.active, state.previous) if revision}
         return kept | set(self._expected.values())
 
     def expect(self, fleet: str, revision: str | None) -> None:
@@ -71,9 +76,11 @@ class Serving:
     @asynccontextmanager
     async def trying(self, fleet: str, target: Target) -> AsyncIterator[None]:
         """While a revision is loaded beside the serving one. Unless it then serves, it is unloaded at the end."""
-        await self.settle(fleet)
         self._trials.add(target.served_name)
         try:
+            # From here on nothing begins to unload it; what has begun, for whichever fleet, must end before it is placed again.
+            async with self._unloading[target.served_name]:
+                pass
             yield
         finally:
             self._trials.discard(target.served_name)
@@ -182,7 +189,7 @@ class Serving:
             self._clean_up(fleet)
 
     async def settle(self, fleet: str) -> None:
-        """Stop cleaning up after a fleet, so that nothing is unloaded which is about to be used."""
+        """Stop cleaning up after a fleet."""
         task = self._cleanups.pop(fleet, None)
         if task is not None:
             task.cancel()
@@ -204,17 +211,22 @@ class Serving:
             for name in self._runtime.placed():
                 if not self._is_used(name):
                     await self._gateway.drain(name)
-                    if not self._is_used(name):
-                        await self._runtime.unload(name)
-                        log.info("%s is unloaded", name)
+                    # Not cancelled half way: a thread would go on taking files away which somebody else places again.
+                    await asyncio.shield(self._unload(name))
             if storage is not None:
-                for revision in await asyncio.to_thread(self._store.tidy, protected=self.protected(), storage=storage):
+                for revision in await asyncio.to_thread(lambda: self._store.tidy(protected=self.protected(), storage=storage)):
                     log.info("revision %s is removed from the store", revision[:8])
         except Exception as error:
             failed = explain_failure(error)
             if failed is None:
                 raise
             log.warning("cleaning up after fleet %s: %s", fleet, failed)
+
+    async def _unload(self, name: str) -> None:
+        async with self._unloading[name]:
+            if not self._is_used(name):
+                await self._runtime.unload(name)
+                log.info("%s is unloaded", name)
 
     def _is_used(self, name: str) -> bool:
         routed = {target.served_name for target in self._gateway.table.values()}

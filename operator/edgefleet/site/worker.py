@@ -182,7 +182,12 @@ class Worker:
                 if failed is None:
                     log.exception("%s: unforeseen", self._name)
                     failed = StepFailed(Cause.SERVER, "InternalError", f"{type(error).__name__}: {error}")
-            if self._note(order, failed):
+            try:
+                final = self._note(order, failed)
+            except OSError as error:
+                # A verdict that cannot be remembered is none: it is told as the disk's trouble, and reached again.
+                final = self._note(order, explain_failure(error) or failed)
+            if final:
                 return
             failures += 1
             self._failed_phase = self._phase
@@ -260,13 +265,14 @@ class Worker:
             score = ""
             if revision.golden is not None:
                 self._progress(order, "CheckingGolden", f"{target.served_name} answers the golden set")
-                score = await verify_golden_set(site.runtime, target.served_name, revision.golden, self._golden_lines(record))
+                lines = await asyncio.to_thread(self._golden_lines, record)
+                score = await verify_golden_set(site.runtime, target.served_name, revision.golden, lines)
             self._require_fresh(order)
             await site.serving.activate(order, record, score)
 
     async def _prefetch(self, order: Order) -> RevisionRecord:
         site = self._site
-        trust, now, protected = site.trust.require(), site.state.now(), site.serving.protected()
+        trust, now, protected = site.trust.require(), site.state.now(), site.serving.protected
         return await site.fetching.run(order.fleet, lambda stop: site.prefetcher.run(order, trust, protected=protected, now=now, stop=stop))
 
     def _golden_lines(self, record: RevisionRecord) -> tuple[GoldenLine, ...]:

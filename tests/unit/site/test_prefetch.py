@@ -1,21 +1,25 @@
 """What makes a site believe a revision: each link of the chain, broken once."""
 
 import json
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Collection
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from edgefleet.api.assignment import FrozenRevision
+from edgefleet.api.assignment import FrozenRevision, Order
 from edgefleet.api.model import Golden, Serving, Variant
 from edgefleet.oci import media
 from edgefleet.oci.client import digest_of
 from edgefleet.oci.errors import MalformedManifest, RegistryError
 from edgefleet.oci.index import variant_annotations
-from edgefleet.site.prefetch import Evidence, verify_evidence
-from edgefleet.trust.bundle import Publisher
+from edgefleet.oci.manifest import ModelManifest
+from edgefleet.site.prefetch import Evidence, Prefetcher, verify_evidence
+from edgefleet.site.store import Store
+from edgefleet.trust.bundle import Publisher, TrustBundle
 from edgefleet.trust.errors import Rejected
 from edgefleet.trust.keys import PrivateKey
 from edgefleet.trust.release import GoldenFacts, ReleaseFacts, attest_golden, attest_release, sign_digest
@@ -67,6 +71,41 @@ REVISION = FrozenRevision(
     golden=Golden(repository="registry.example/vision/golden", digest=digest_of(GOLDEN), min="90%"),
 )
 EVIDENCE = Evidence(INDEX, MANIFEST, release_bundles(digest_of(INDEX)), GOLDEN, golden_bundles(digest_of(GOLDEN)))
+
+
+class Asked(Exception):
+    """Enough was seen."""
+
+
+def test_what_is_protected_is_asked_only_when_room_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What another fleet put into service while the registry took its time must not be evicted."""
+    protected, seen = {"a"}, set[str]()
+    prefetcher = Prefetcher(Store(tmp_path))
+
+    def believe(_: object) -> tuple[Evidence, ModelManifest]:
+        protected.add("b")
+        return EVIDENCE, verify_evidence(EVIDENCE, REVISION, PUBLISHER)
+
+    def reserve(_: object, __: object, ___: object, *, protected: Collection[str], storage: object) -> None:
+        seen.update(protected)
+        raise Asked
+
+    monkeypatch.setattr(prefetcher, "_believe", believe)
+    monkeypatch.setattr(Store, "reserve", reserve)
+    order = Order(
+        site="plant-7",
+        fleet="vision/plants",
+        sequence=1,
+        action="Run",
+        model="weld",
+        revision=REVISION,
+        issued_at=NOW,
+        expires_at=NOW + timedelta(days=14),
+    )
+    trust = TrustBundle(1, {"weld": PUBLISHER}, (), NOW)
+    with pytest.raises(Asked):
+        prefetcher.run(order, trust, protected=lambda: protected, now=NOW, stop=threading.Event())
+    assert seen == {"a", "b"}
 
 
 def test_a_whole_chain_is_believed() -> None:

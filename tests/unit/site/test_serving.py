@@ -1,0 +1,102 @@
+"""What serves, and cleaning up after it, on a runtime and a gateway that are fakes: the real ones are in tests/integration."""
+
+import asyncio
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgefleet.site.gateway_config import Target
+from edgefleet.site.serving import Serving
+from edgefleet.site.state import StateFile
+from edgefleet.site.store import Store
+
+A, B, C = "a" * 64, "b" * 64, "c" * 64
+PLANTS, SHOPS = "vision/plants", "vision/shops"
+
+
+class FakeRuntime:
+    """Has the files of some names; an unload lasts until `gate` is open."""
+
+    def __init__(self, *names: str) -> None:
+        self.names, self.half_gone = set(names), set[str]()
+        self.unloading, self.gate = asyncio.Event(), asyncio.Event()
+
+    async def place(self, name: str, files: Mapping[str, Path]) -> None:
+        self.names.add(name)
+
+    async def unload(self, name: str) -> None:
+        """As the real one, goes on in a thread of its own whatever becomes of who asked."""
+        self.unloading.set()
+        self.half_gone.add(name)
+        await asyncio.shield(self._take_away(name))
+
+    async def _take_away(self, name: str) -> None:
+        await self.gate.wait()
+        self.half_gone.discard(name)
+        self.names.discard(name)
+
+    def placed(self) -> set[str]:
+        return set(self.names)
+
+
+class FakeGateway:
+    """Routes nothing, and everything is drained at once."""
+
+    table: dict[str, Target] = {}
+
+    async def drain(self, served_name: str) -> None:
+        await asyncio.sleep(0)
+
+
+def serving_in(folder: Path, runtime: FakeRuntime) -> tuple[Serving, StateFile]:
+    state = StateFile.open(folder / "state.json", site="plant-7")
+    parts: dict[str, Any] = {"state": state, "store": Store(folder / "store"), "runtime": runtime, "gateway": FakeGateway()}
+    return Serving(**parts), state
+
+
+@pytest.mark.parametrize("cancelled", [False, True], ids=["after another fleet", "cut short"])
+async def test_what_is_tried_is_not_unloaded_by_a_cleaning_that_has_begun(tmp_path: Path, cancelled: bool) -> None:
+    target = Target("weld", A)
+    runtime = FakeRuntime(target.served_name)
+    serving, state = serving_in(tmp_path, runtime)
+    state.change_fleet(SHOPS, floor=1)
+    await serving.sweep()
+    tried = asyncio.Event()
+
+    async def try_it() -> None:
+        async with serving.trying(PLANTS, target):
+            await runtime.place(target.served_name, {})
+            tried.set()
+            await asyncio.Event().wait()
+
+    async with asyncio.timeout(5):
+        await runtime.unloading.wait()
+        if cancelled:
+            await serving.settle(SHOPS)
+        trial = asyncio.create_task(try_it())
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert not tried.is_set() or target.served_name not in runtime.half_gone
+        runtime.gate.set()
+        await tried.wait()
+        for _ in range(10):
+            await asyncio.sleep(0)
+        await serving.sweep()
+        for _ in range(10):
+            await asyncio.sleep(0)
+    assert runtime.names == {target.served_name}
+    trial.cancel()
+    await asyncio.gather(trial, return_exceptions=True)
+    await serving.close()
+
+
+def test_what_was_withdrawn_may_make_room(tmp_path: Path) -> None:
+    serving, state = serving_in(tmp_path, FakeRuntime())
+    state.change_fleet(PLANTS, active=A, active_since=datetime.now(UTC), model="weld", previous=B)
+    assert serving.protected() == {A, B}
+    state.change_fleet(SHOPS, active=None, previous=C)
+    serving.expect(SHOPS, "d" * 64)
+    assert serving.protected() == {A, B, "d" * 64}
