@@ -79,7 +79,7 @@ def tensor(x: int) -> dict[str, Any]:
 
 
 class Cable:
-    """A TCP line to the hub that can be cut; the agent's kubeconfig points at it."""
+    """A TCP line to the hub, or to the model server, that can be cut; the agent is given its address."""
 
     def __init__(self, target: str) -> None:
         self._target = urlsplit(target)

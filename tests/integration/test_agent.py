@@ -6,6 +6,7 @@ import os
 import signal
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -293,6 +294,24 @@ async def test_the_gateway_comes_back_by_itself(rig: Rig) -> None:
         return found is not None and found != pid and rig.serving().endswith(revision.hash[:8])
 
     await wait_until(other_serves, rig.log)
+
+
+async def test_a_model_server_that_is_gone_is_told_of_until_it_is_back(rig: Rig) -> None:
+    revision = rig.push("1.0", 1)
+    line = Cable(rig.server.url)
+    await line.mend()
+    rig.server = replace(rig.server, url=f"http://127.0.0.1:{line.port}")
+    rig.start_agent()
+    await rig.assign(revision)
+    before = await rig.wait_for("Active", "Serving")
+    await line.cut()
+    blocked = await rig.wait_for("Blocked", "ServerUnreachable")
+    assert (blocked.fault, blocked.active) == ("Site", before.active)
+    await line.mend()
+    again = await rig.wait_for("Active", "Serving")
+    assert (again.since, again.golden_score) == (before.since, before.golden_score)
+    assert (await asyncio.to_thread(rig.serving)).endswith(revision.hash[:8])
+    await line.cut()
 
 
 async def test_a_hub_that_cannot_be_reached_is_not_needed(rig: Rig) -> None:

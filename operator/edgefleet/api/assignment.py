@@ -27,7 +27,7 @@ SiteState = Literal["Progressing", "Active", "Failed", "Blocked", "Refused", "Wi
 Progressing  on its way: fetching, verifying, starting, checking
 Active       the gateway routes to the assigned revision
 Failed       the revision's fault (golden set, readiness): the site serves its previous revision
-Blocked      the site's fault (fetch, digest, disk): retried by itself; the site serves its previous revision
+Blocked      the site's fault (fetch, digest, disk, model server): retried by itself; the gateway routes where it did before
 Refused      the order or the artifact is not to be believed here (trust, identity, sequence, expiry)
 Withdrawn    a signed withdrawal was carried out
 """

@@ -152,7 +152,7 @@ class Agent:
         await self._trust.restore()
         parts = (
             self._gateway.run(),
-            self._serving.run(),
+            self._serving.run(self._reconciler.look_again),
             self._reconciler.run(),
             self._local_watch.run(),
             self._hub_watch.run(),

@@ -31,6 +31,12 @@ class Reconciler:
         for worker in self._workers.values():
             worker.nudge()
 
+    def look_again(self, fleet: str) -> None:
+        """Whether a fleet's revision can be served has changed: its worker makes sure, and says so."""
+        worker = self._workers.get(fleet.replace("/", ".", 1))
+        if worker is not None:
+            worker.nudge()
+
     async def run(self) -> None:
         """Run all workers until cancelled."""
         async with asyncio.TaskGroup() as group:

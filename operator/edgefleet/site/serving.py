@@ -7,7 +7,7 @@ API server. Whether a revision may serve at all was decided before (prefetch.py,
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -172,16 +172,28 @@ class Serving:
     def _files(self, record: RevisionRecord) -> dict[str, Path]:
         return {blob.name: self._store.path(blob.digest) for blob in record.files}
 
-    async def run(self) -> None:
-        """Keep everything in service until cancelled: a model server that restarted has forgotten its models."""
+    async def run(self, on_change: Callable[[str], None]) -> None:
+        """Keep everything in service until cancelled: a model server that restarted has forgotten its models.
+
+        `on_change` is told the fleet whose revision could be served and cannot be now, or the other way round.
+        """
+        broken: set[str] = set()
         while True:
             for fleet in list(self._state.fleets):
-                try:
-                    async with asyncio.timeout(ENSURE_SECONDS):
-                        await self.ensure(fleet)
-                except (StepFailed, TimeoutError) as error:
-                    log.warning("fleet %s: %s", fleet, error or "the model server takes too long to load what served before")
+                works = await self._upkeep(fleet)
+                if works is (fleet in broken):
+                    broken ^= {fleet}
+                    on_change(fleet)
             await asyncio.sleep(UPKEEP_SECONDS)
+
+    async def _upkeep(self, fleet: str) -> bool:
+        try:
+            async with asyncio.timeout(ENSURE_SECONDS):
+                await self.ensure(fleet)
+        except (StepFailed, TimeoutError) as error:
+            log.warning("fleet %s: %s", fleet, error or "the model server takes too long to load what served before")
+            return False
+        return True
 
     async def sweep(self) -> None:
         """At start: unload what an agent that crashed has left behind."""

@@ -234,7 +234,7 @@ class Worker:
         state = site.state.fleet(order.fleet)
         match decide_step(order, state.to_memory()):
             case Step.KEEP:
-                changed = await site.serving.confirm(order)
+                changed = await self._confirm(order)
                 self._publish(find_served(order, site.state.fleet(order.fleet), "Serving"))
             case Step.WITHDRAW:
                 changed = await site.serving.withdraw(order)
@@ -251,6 +251,16 @@ class Worker:
                 self._publish(find_served(order, site.state.fleet(order.fleet), "Serving"))
         if changed:
             site.report_now()
+
+    async def _confirm(self, order: Order) -> bool:
+        try:
+            return await self._site.serving.confirm(order)
+        except Exception as error:
+            failed = explain_failure(error)
+            if failed is None:
+                raise
+            # It has served here: that it does not now is the site's trouble, whatever the model server says of it.
+            raise StepFailed(Cause.SERVER, failed.reason, failed.message) from error
 
     async def _activate(self, order: Order, revision: FrozenRevision) -> None:
         site = self._site
