@@ -66,10 +66,11 @@ def describe_way_around(stage: Stage) -> str:
         f"  kubectl --kubeconfig {cluster.kubeconfig} get siteassignments -A   # at the sites of cluster {name}"
         for name, cluster in stage.lab.sites.items()
     )
+    tools = ":".join(dict.fromkeys(str(folder) for folder in (Path(sys.executable).parent, fetch_kubectl().parent)))
     return (
         "Everything goes on running. In another terminal:\n\n"
         f"  export KUBECONFIG={stage.lab.hub.kubeconfig}\n"
-        f"  export PATH={Path(sys.executable).parent}:{fetch_kubectl().parent}:$PATH   # edgefleet, kubectl\n"
+        f"  export PATH={tools}:$PATH   # edgefleet, kubectl\n"
         "  kubectl get edgefleets,modelrollouts,edgesites,siteassignments -A\n"
         "  kubectl -n vision describe edgefleet digits\n"
         "  edgefleet rollout list digits -n vision\n"
