@@ -179,7 +179,8 @@ class World:
             run = await self.run(number)
             found = run.get("status", {}).get("outcome")
             assert found in (None, outcome), f"run {number} ended {found}: {run['status']}"
-            return run if run["metadata"]["labels"].get("edgefleet.io/outcome") == outcome else None
+            # An adopted run is made with its label and gets its status after it; any other ends the other way round.
+            return run if found == run["metadata"]["labels"].get("edgefleet.io/outcome") == outcome else None
 
         run: dict[str, Any] = await self.until(f"run {number} ends {outcome}", ended, limit)
         return run
