@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -11,11 +12,13 @@ from edgefleet.api.rollout import ModelRollout
 from edgefleet.core.actions import StartRun
 from edgefleet.core.facts import FleetKey, PlannedSite
 from edgefleet.hub import runs as module
+from edgefleet.hub.gathering import Gatherer
+from edgefleet.hub.inventory import Inventory
 from edgefleet.hub.plans import apply_plan, apply_plan_owner, chunk_name, encode_plan, fetch_plan, settle_leftovers
 from edgefleet.hub.runs import Runs
 from edgefleet.kube.client import Api
 from edgefleet.kube.errors import NotFound
-from edgefleet.kube.resources import CONFIG_MAPS, MODEL_ROLLOUTS, NAMESPACES
+from edgefleet.kube.resources import CONFIG_MAPS, EDGE_FLEETS, MODEL_ROLLOUTS, NAMESPACES
 from tests.lab.cluster import Lab
 from tests.lab.installed import install_hub
 
@@ -74,6 +77,25 @@ async def test_a_hub_that_dies_before_the_run_owns_its_plan_loses_nothing(api: A
     assert await owners(api, team) == ["plants-1"]
     with pytest.raises(NotFound):
         await fetch_plan(api, team, orphan)
+
+
+async def test_a_run_whose_plan_is_lost_is_named_and_hurts_no_other_fleet(api: Api, lab: Lab, team: str) -> None:
+    nothing: Any = None
+    inventory = Inventory(nothing, on_fleet=nothing, on_site=nothing, on_renewal=nothing, on_heartbeat=nothing)
+    async with Api.connect(lab.hub.kubeconfig, user_agent="test") as person:
+        spec = {"siteSelector": {}, "modelRef": {"name": "weld"}}
+        await person.create(EDGE_FLEETS, {"metadata": {"name": "plants", "namespace": team}, "spec": spec})
+    await Runs(api).start(FleetKey(team, "plants"), start_of("plants"))
+    found = await Gatherer(api, inventory, {}).gather(FleetKey(team, "plants"))
+    assert found is not None
+    assert ([run.plan for run in found[1].runs], found[1].unreadable) == ([PLAN], ())
+    ref, _ = encode_plan(PLAN)
+    await api.delete(CONFIG_MAPS, chunk_name(ref, 0), team)
+    found = await Gatherer(api, inventory, {}).gather(FleetKey(team, "plants"))
+    assert found is not None
+    assert found[1].runs == ()
+    assert "ModelRollout plants-1 cannot be used" in found[1].unreadable[0]
+    assert "rollout forget --force plants-1" in found[1].unreadable[0]
 
 
 async def test_runs_with_equal_plans_own_them_together(api: Api, team: str) -> None:

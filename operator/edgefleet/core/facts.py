@@ -128,6 +128,7 @@ class FleetFacts:
     """All that decides about one fleet. `model` / `policy` are None when the object that the spec names does not exist.
 
     `deleted_at` is metadata.deletionTimestamp: withdrawals are waited for from then on, for unreachable.skipAfter and no longer.
+    `unreadable` says of each run that cannot be read, or whose plan is lost, what is wrong and what to do; `runs` lacks these.
     """
 
     key: FleetKey

@@ -30,6 +30,9 @@ def decide_fleet(fleet: FleetFacts, now: datetime) -> FleetDecision:
     if fleet.deleting:
         farewell = plan_farewell(fleet, memory, now)
         return found.decision(farewell.actions, obstacle=farewell.obstacle, wake_at=farewell.wake_at)
+    if fleet.unreadable:
+        # What is not known of a run may be all that keeps the next from starting: nothing moves until a person has looked.
+        return found.decision((), obstacle=Obstacle("RunUnreadable", "; ".join(fleet.unreadable), stalled=True))
     if memory.surplus:
         return found.decision(tuple(_end_surplus(run, memory) for run in memory.surplus), again=True)
     sites = {site.name: site for site in fleet.sites}
@@ -118,7 +121,8 @@ def _decide_active(run: RunFacts, sites: Mapping[str, SiteFacts], fleet: FleetFa
     if memory.stable is not None and target.hash == memory.stable.hash:
         message = f"{turn}, which is stable: the run's sites go back to it"
         return end_rollout(run, sites, fleet, now, outcome="TargetChanged", reason="TargetChanged", message=message)
-    if fleet.spec.suspend:
+    if fleet.spec.suspend or (fleet.model is not None and not fleet.model.verified):
+        # What is not verified starts nothing, so it must not end anything either.
         return decision
     message = f"{turn}: the run's sites go first in the next run"
     return end_rollout(run, sites, fleet, now, outcome="Superseded", reason="Superseded", message=message)

@@ -18,6 +18,7 @@ from edgefleet.core.variants import fit_serving
 from edgefleet.hub.inventory import Inventory
 from edgefleet.hub.settings import FIELD_MANAGER
 from edgefleet.kube.client import Api
+from edgefleet.kube.errors import Conflict
 from edgefleet.kube.resources import SITE_ASSIGNMENTS
 from edgefleet.trust.keys import PrivateKey
 from edgefleet.trust.orders import sign_order
@@ -51,6 +52,9 @@ class AssignmentWriter:
         name, namespace = assignment_name(fleet.namespace, fleet.name), site_namespace(task.site)
         held = self._inventory.assignments.get(namespace, name)
         order = self._order(fleet, model, task, held.spec.sequence if held else 0)
+        if held is not None and order.sequence < held.spec.sequence:
+            # A renewal of what was replaced since the decision.
+            raise Conflict(409, f"{namespace}/{name} has sequence {held.spec.sequence} now, not {order.sequence}")
         labels = {SITE_LABEL: task.site, FLEET_LABEL: fleet.name, f"{FLEET_LABEL}-namespace": fleet.namespace}
         metadata: dict[str, Any] = {"name": name, "namespace": namespace, "labels": labels}
         if task.run:

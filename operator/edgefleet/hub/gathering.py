@@ -6,6 +6,8 @@ immutable, so they are read once. What a site wrote may be anything that the sch
 
 from datetime import UTC, datetime, timedelta
 
+from pydantic import ValidationError
+
 from edgefleet.api.assignment import assignment_name
 from edgefleet.api.fleet import EdgeFleet
 from edgefleet.api.meta import FLEET_LABEL, OUTCOME_LABEL, RUN_LABEL, parse_time, site_namespace
@@ -25,7 +27,7 @@ from edgefleet.core.facts import (
 )
 from edgefleet.hub.inventory import Inventory
 from edgefleet.hub.models import model_facts
-from edgefleet.hub.plans import fetch_plan
+from edgefleet.hub.plans import PlanError, fetch_plan
 from edgefleet.hub.records import AssignmentRecord, SiteRecord
 from edgefleet.kube.client import Api
 from edgefleet.kube.errors import NotFound
@@ -53,6 +55,7 @@ class Gatherer:
             self._plans.pop(key, None)
             return None
         self._fleets[key] = fleet
+        runs, unreadable = await self._runs(key)
         by_site = self._assignments_by_site(fleet.spec.model_ref.name)
         return fleet, FleetFacts(
             key=key,
@@ -61,11 +64,12 @@ class Gatherer:
             namespace_labels=self._inventory.namespace_labels(key.namespace),
             model=await self._model(fleet),
             policy=await self._policy(fleet),
-            runs=await self._runs(key),
+            runs=runs,
             sites=tuple(self._site(key, record, by_site.get(record.metadata.name, ())) for record in self._inventory.sites),
             deleting=fleet.metadata.deletion_timestamp is not None,
             deleted_at=fleet.metadata.deletion_timestamp,
             generation=fleet.metadata.generation,
+            unreadable=unreadable,
         )
 
     async def _model(self, fleet: EdgeFleet) -> ModelFacts | None:
@@ -83,11 +87,21 @@ class Gatherer:
             return None
         return RolloutPolicy.parse(body).spec
 
-    async def _runs(self, key: FleetKey) -> tuple[RunFacts, ...]:
+    async def _runs(self, key: FleetKey) -> tuple[tuple[RunFacts, ...], tuple[str, ...]]:
+        """The runs, and what is wrong with those that cannot be read."""
         bodies = await self._api.list(MODEL_ROLLOUTS, key.namespace, labels=f"{FLEET_LABEL}={key.name}")
-        runs = [run for run in map(ModelRollout.parse, bodies) if run.spec.fleet == key.name]
         known, self._plans[key] = self._plans.get(key, {}), {}
-        return tuple([await self._run(key, run, known) for run in runs])
+        runs, unreadable = [], []
+        for body in bodies:
+            try:
+                run = ModelRollout.parse(body)
+                if run.spec.fleet == key.name:
+                    runs.append(await self._run(key, run, known))
+            except (ValidationError, PlanError, NotFound) as error:
+                name, why = body["metadata"]["name"], error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+                remedy = f"delete the run (`edgefleet rollout forget --force {name}`), and a new one is planned"
+                unreadable.append(f"ModelRollout {name} cannot be used: {why}. {remedy}")
+        return tuple(runs), tuple(unreadable)
 
     async def _run(self, key: FleetKey, run: ModelRollout, known: dict[str, tuple[PlannedSite, ...]]) -> RunFacts:
         labelled = run.metadata.labels.get(OUTCOME_LABEL)

@@ -46,7 +46,7 @@ def decode_plan(ref: PlanRef, chunks: Sequence[bytes]) -> tuple[PlannedSite, ...
     except zlib.error as error:
         raise PlanError(f"plan {ref.hash[:8]} cannot be read: {error}") from error
     if hashlib.sha256(b"".join(plain)).hexdigest() != ref.hash:
-        raise PlanError(f"plan {ref.hash[:8]} was changed: delete its run (`edgefleet rollout forget --force`), and a new one is planned")
+        raise PlanError(f"plan {ref.hash[:8]} was changed")
     return tuple(PlannedSite(site, variant, wave) for chunk in plain for site, variant, wave in json.loads(chunk))
 
 
@@ -97,7 +97,7 @@ def _owner(run: dict[str, Any]) -> dict[str, str]:
 async def fetch_plan(api: Api, namespace: str, ref: PlanRef) -> tuple[PlannedSite, ...]:
     """Read a plan back. Raises PlanError, or NotFound when a chunk is gone."""
     bodies = [await api.get(CONFIG_MAPS, chunk_name(ref, index), namespace) for index in range(ref.chunks)]
-    return decode_plan(ref, [base64.b64decode(body["binaryData"][ENTRY]) for body in bodies])
+    return decode_plan(ref, [base64.b64decode((body.get("binaryData") or {}).get(ENTRY, "")) for body in bodies])
 
 
 async def settle_leftovers(api: Api) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from edgefleet.api.conditions import find_condition
+from edgefleet.api.fleet import EdgeFleetStatus
 from edgefleet.api.rollout import Control
 from edgefleet.core.actions import (
     AdoptRun,
@@ -23,6 +24,7 @@ from edgefleet.core.decisions import FleetDecision
 from edgefleet.core.facts import Claim, FleetFacts, FleetKey, ReportFacts, SiteFacts
 from edgefleet.core.fleet import decide_fleet
 from edgefleet.core.memory import next_run, recall
+from edgefleet.core.status import summarise_fleet
 from edgefleet.core.upkeep import HALF_LIFE
 from tests.unit.core.facts_of import NOW, A, B, C, fleet, minutes, model, opened, policy, run, site, told
 
@@ -413,6 +415,27 @@ def test_a_site_left_behind_by_a_first_run_is_withdrawn() -> None:
         )
     )
     assert decision.actions == (WithdrawSite("s1", None),)
+
+
+def test_what_is_not_verified_supersedes_nothing_but_stable_is_gone_back_to() -> None:
+    """A changed golden set or serving entry is another revision at once, before anybody verified it."""
+    world = [told(site("s1"), B, run="weld-2"), site("s2")]
+    decision = decide_fleet(fleet(C, model=model(C, verified=False), runs=[STABLE, ROLLING], sites=world), NOW)
+    assert ended(decision) == []
+    assert decision.run == "weld-2"
+    decision = decide_fleet(fleet(A, model=model(A, verified=False), runs=[STABLE, ROLLING], sites=world), NOW)
+    assert ended(decision) == [("weld-2", "TargetChanged")]
+
+
+def test_a_run_that_cannot_be_read_stops_its_fleet_and_says_so() -> None:
+    """Without its plan the run would have no site left to wait for, and be promoted; without the run, another would start."""
+    world = [told(site("s1"), A, run="weld-1"), site("s2")]
+    facts = fleet(B, runs=[STABLE], sites=world, unreadable=("ModelRollout weld-2 cannot be used: its plan is gone. Delete it",))
+    decision = decide_fleet(facts, NOW)
+    assert decision.actions == ()
+    stalled = find_condition(summarise_fleet(facts, decision, old=EdgeFleetStatus(), now=NOW).conditions, "Stalled")
+    assert stalled is not None
+    assert (stalled.reason, stalled.message) == ("RunUnreadable", "ModelRollout weld-2 cannot be used: its plan is gone. Delete it")
 
 
 def test_a_superseded_run_waits_while_the_fleet_is_suspended() -> None:

@@ -1,0 +1,44 @@
+"""The sequence of an assignment only grows, whoever wrote it meanwhile (I4)."""
+
+from typing import Any
+
+import pytest
+
+from edgefleet.core.facts import FleetKey
+from edgefleet.hub.assignments import AssignmentWriter, Task
+from edgefleet.hub.inventory import Inventory
+from edgefleet.kube.errors import Conflict
+from edgefleet.trust.keys import PrivateKey
+
+FLEET = FleetKey("vision", "plants")
+
+
+def ignore(_: object) -> None:
+    return
+
+
+class Cluster:
+    """Keeps the sequences that are written."""
+
+    def __init__(self) -> None:
+        self.written: list[int] = []
+
+    async def apply(self, resource: object, body: dict[str, Any], *, manager: str) -> dict[str, Any]:
+        self.written.append(body["spec"]["sequence"])
+        return {**body, "metadata": {**body["metadata"], "resourceVersion": str(10 + len(self.written))}}
+
+
+async def test_a_renewal_of_what_was_replaced_meanwhile_is_not_written() -> None:
+    cluster: Any = Cluster()
+    inventory = Inventory(cluster, on_fleet=ignore, on_site=ignore, on_renewal=ignore, on_heartbeat=ignore)
+    inventory.sites.observe({"metadata": {"name": "berlin", "resourceVersion": "1"}, "spec": {}})
+    spec = {"site": "berlin", "fleet": str(FLEET), "sequence": 5, "action": "Withdraw", "model": "weld"}
+    spec |= {"expiresAt": "2030-01-01T00:00:00Z", "envelope": "e30="}
+    meta = {"name": "vision.plants", "namespace": "edgesite-berlin", "resourceVersion": "2"}
+    inventory.assignments.observe({"metadata": meta, "spec": spec})
+    writer = AssignmentWriter(cluster, inventory, PrivateKey.generate())
+    with pytest.raises(Conflict, match="sequence 5 now, not 4"):
+        await writer.apply(FLEET, "weld", Task("berlin", sequence=4))
+    await writer.apply(FLEET, "weld", Task("berlin", sequence=5))
+    await writer.apply(FLEET, "weld", Task("berlin"))
+    assert cluster.written == [5, 6]
