@@ -162,8 +162,9 @@ class Serving:
         target = Target(state.model, revision)
         if not await self._runtime.is_ready(target.served_name):
             record = self._store.find(revision)
-            if record is None:
-                raise StepFailed(Cause.DISK, "StoreDamaged", f"the record of the serving revision {revision[:8]} is gone from the store")
+            if record is None or not all(path.exists() for path in self._files(record).values()):
+                message = f"what serves ({revision[:8]}) is not whole in the store any more: restart the agent, and it is fetched again"
+                raise StepFailed(Cause.DISK, "StoreDamaged", message)
             await self._runtime.place(target.served_name, self._files(record))
             await self._runtime.load(target.served_name)
             log.info("fleet %s: %s was not loaded, and is again", fleet, target.served_name)

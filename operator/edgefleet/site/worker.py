@@ -259,6 +259,10 @@ class Worker:
             failed = explain_failure(error)
             if failed is None:
                 raise
+            if failed.reason == "StoreDamaged":
+                await self._prefetch(order)
+                await self._site.serving.confirm(order)
+                return True
             # It has served here: that it does not now is the site's trouble, whatever the model server says of it.
             raise StepFailed(Cause.SERVER, failed.reason, failed.message) from error
 

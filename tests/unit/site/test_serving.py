@@ -1,19 +1,21 @@
 """What serves, and cleaning up after it, on a runtime and a gateway that are fakes: the real ones are in tests/integration."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from edgefleet.site.faults import StepFailed
 from edgefleet.site.gateway_config import Target
 from edgefleet.site.serving import Serving
 from edgefleet.site.state import StateFile
-from edgefleet.site.store import Store
+from edgefleet.site.store import RevisionRecord, Store
 
 A, B, C = "a" * 64, "b" * 64, "c" * 64
+Placed = Callable[..., RevisionRecord]
 PLANTS, SHOPS = "vision/plants", "vision/shops"
 
 
@@ -37,6 +39,9 @@ class FakeRuntime:
         await self.gate.wait()
         self.half_gone.discard(name)
         self.names.discard(name)
+
+    async def is_ready(self, name: str) -> bool:
+        return False
 
     def placed(self) -> set[str]:
         return set(self.names)
@@ -100,3 +105,12 @@ def test_what_was_withdrawn_may_make_room(tmp_path: Path) -> None:
     state.change_fleet(SHOPS, active=None, previous=C)
     serving.expect(SHOPS, "d" * 64)
     assert serving.protected() == {A, B, "d" * 64}
+
+
+async def test_a_serving_revision_whose_files_are_gone_is_named(tmp_path: Path, place: Placed) -> None:
+    serving, state = serving_in(tmp_path, FakeRuntime())
+    record = place(Store(tmp_path / "store"), "a", b"weights")
+    state.change_fleet(PLANTS, active=A, active_since=datetime.now(UTC), model="weld")
+    Store(tmp_path / "store").path(record.files[0].digest).unlink()
+    with pytest.raises(StepFailed, match="StoreDamaged"):
+        await serving.ensure(PLANTS)
