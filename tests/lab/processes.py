@@ -4,6 +4,7 @@ Each process writes its own line of /proc (pid and start time) into a folder bef
 moment in which a server runs and no file names it; and a recycled pid is never taken for the old process.
 """
 
+import atexit
 import contextlib
 import os
 import random
@@ -24,6 +25,13 @@ _PORTS = range(20000, 30000)
 _REGISTER = 'cat "/proc/$$/stat" >"$0.new" && mv "$0.new" "$0" && exec "$@"'
 # Reaps the children of this very process; those of a crashed starter belong to init.
 _children: dict[int, subprocess.Popen[bytes]] = {}
+
+
+@atexit.register
+def _reap() -> None:
+    """Children that ended by themselves or by another's hand are not waited for anywhere else."""
+    for child in _children.values():
+        child.poll()
 
 
 @dataclass(frozen=True)

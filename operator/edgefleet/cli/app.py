@@ -5,9 +5,11 @@ each command line, so modules keep heavy imports (the hub, the agent) inside the
 """
 
 from collections.abc import Callable, Sequence
+from typing import Annotated
 
 import typer
 
+from edgefleet import __version__
 from edgefleet.cli import agent, crds, golden, hub, model, policy, rollout, trust
 from edgefleet.cli.output import EXIT_CODES, CommandFailed
 from edgefleet.oci.errors import RegistryError
@@ -27,6 +29,12 @@ EXPECTED = (CommandFailed, Rejected, RegistryError)
 """Errors that say all there is to say: one line on stderr, exit code 1. Each has a `reason` and a `message`."""
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"edgefleet {__version__}")
+        raise typer.Exit
+
+
 def make_app() -> typer.Typer:
     """All commands."""
     app = typer.Typer(
@@ -39,11 +47,18 @@ def make_app() -> typer.Typer:
         add_completion=False,
         pretty_exceptions_enable=False,
     )
+    app.callback()(_about)
     for name, group in GROUPS.items():
         app.add_typer(group, name=name)
     for name, command in COMMANDS.items():
         app.command(name)(command)
     return app
+
+
+def _about(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)] = False,
+) -> None:
+    """Takes the options that stand before any command."""
 
 
 def run(arguments: Sequence[str]) -> int:

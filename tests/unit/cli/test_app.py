@@ -1,6 +1,7 @@
 """The command line as a whole: help that teaches, exit codes, errors on one line."""
 
 import re
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,11 @@ def test_the_help_for_push_shows_a_recipe_that_is_one(tmp_path: Path, capsys: py
     recipe, _ = read_recipe(file, [], {})
     assert [variant.name for variant in recipe.variants] == ["fp32", "int8"]
     assert recipe.variants[1].features == ("avx512_vnni",)
+
+
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == f"edgefleet {metadata.version('edgefleet')}"
 
 
 def test_unknown_commands_are_wrong_usage() -> None:
