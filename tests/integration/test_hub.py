@@ -329,7 +329,8 @@ async def test_a_release_that_cannot_be_believed_starts_nothing(world: World, si
     elif case == "revoked":
         more["revoked"] = [{"digest": world.push("6"), "reason": "wrong labels"}]
     await world.name_release("6", **more)
-    await world.until_condition(EDGE_MODELS, "weld", "SourceVerified", reason)
+    refusal = await world.until_condition(EDGE_MODELS, "weld", "SourceVerified", reason)
+    assert case != "revoked" or "wrong labels" in refusal["message"]
     found = await world.until_condition(EDGE_FLEETS, "plants", "Ready", reason)
     assert found["status"] == "False"
     assert [order.version for order in sites[name].orders] == ["5"]

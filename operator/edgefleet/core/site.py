@@ -249,12 +249,11 @@ def plan_retention(
     keep: int,
     limit: int,
     wanted: Mapping[str, int] | None = None,
-    other_bytes: int = 0,
 ) -> Retention:
     """Which stored revisions go so that each fleet holds at most `keep`, and `wanted` blobs fit under `limit` bytes.
 
     Protected ones (serving, their predecessors, those on their way) stay whatever it costs; they count towards `keep`. The longest
-    unused go first. Bytes shared by revisions count once. `other_bytes` are partial downloads.
+    unused go first. Bytes shared by revisions count once.
     """
     safe = frozenset(protected)
     newest_first = sorted(stored, key=lambda one: (one.used_at, one.revision), reverse=True)
@@ -266,14 +265,14 @@ def plan_retention(
             keeping.append(one)
             spare.append(one)
     needed = dict(wanted or {})
-    while _bytes(keeping, needed) + other_bytes > limit and spare:
+    while _bytes(keeping, needed) > limit and spare:
         oldest = min(spare, key=lambda one: (one.used_at, one.revision))
         spare.remove(oldest)
         keeping.remove(oldest)
     kept = {one.revision for one in keeping}
     return Retention(
         remove=tuple(sorted(one.revision for one in stored if one.revision not in kept)),
-        fits=_bytes(keeping, needed) + other_bytes <= limit,
+        fits=_bytes(keeping, needed) <= limit,
     )
 
 

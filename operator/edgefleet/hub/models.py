@@ -113,8 +113,10 @@ class Models:
         source, verify = model.spec.source, model.spec.verify
         repository = Repository.parse(source.repository)
         digest = source.digest or self._registry.resolve(Reference(repository, tag=source.tag))
-        if any(revoked.digest == digest for revoked in model.spec.revoked):
-            raise Rejected("Revoked", f"{repository}@{digest} stands in spec.revoked: name another release in spec.source")
+        revoked = next((one for one in model.spec.revoked if one.digest == digest), None)
+        if revoked is not None:
+            why = f" ({revoked.reason})" if revoked.reason else ""
+            raise Rejected("Revoked", f"{repository}@{digest} stands in spec.revoked{why}: name another release in spec.source")
         rules = {"verify": verify.to_json_dict(), "golden": model.spec.golden and model.spec.golden.to_json_dict()}
         mark = hashlib.sha256(json.dumps([digest, rules, [key.id for key in keys]]).encode()).hexdigest()
         key = (model.metadata.namespace or "", model.metadata.name)
