@@ -398,7 +398,9 @@ async def test_a_person_pauses_resumes_and_aborts(world: World, sites: FakeSites
     await world.name_release("1")
     await world.add_fleet()
     await world.until_ended(1, "Promoted")
-    held = {**POLICY, "waves": [{"name": "canary", "sites": 1}, {"name": "all", "percent": 100, "approval": {"required": 1}}]}
+    # The second wave soaks for long: the person must be able to abort before it has passed.
+    second = {"name": "all", "percent": 100, "approval": {"required": 1}, "soak": {"min": "5m", "max": "10m"}}
+    held = {**POLICY, "waves": [{"name": "canary", "sites": 1}, second]}
     await world.apply(ROLLOUT_POLICIES, "careful", held)
     world.push("2")
     await world.name_release("2")
