@@ -532,6 +532,39 @@ async def held_by_all(world: World, names: list[str]) -> bool:
     return all(body["spec"]["sequence"] == 1 for body in held)
 
 
+async def test_another_fleet_is_told_of_what_a_deleted_one_left(world: World, sites: FakeSites) -> None:
+    name = await world.add_site("s0")
+    await sites.add(name)
+    world.push("1")
+    await world.name_release("1")
+    await world.add_fleet("old")
+
+    async def serving() -> bool:
+        return bool(sites[name].orders)
+
+    await world.until("the old fleet's model is there", serving)
+    await world.api.delete(EDGE_FLEETS, "old", world.team)
+    await world.add_fleet("new")
+
+    async def told() -> bool:
+        return f"fleet {world.team}/old does not exist" in json.dumps(await world.fleet("new"))
+
+    await world.until("the new fleet is told what the old one left", told)
+    await world.add_fleet("old", onDelete="Withdraw")
+
+    async def guarded() -> bool:
+        return bool((await world.fleet("old"))["metadata"].get("finalizers"))
+
+    await world.until("the hub guards the deletion", guarded)
+    await world.api.delete(EDGE_FLEETS, "old", world.team)
+
+    async def taken_over() -> bool:
+        return bool(sites[name].orders[-1].fleet == f"{world.team}/new")
+
+    await world.until("the new fleet has the site", taken_over)
+    assert [order.action for order in sites[name].orders] == ["Run", "Withdraw", "Run"]
+
+
 async def test_deleting_with_withdraw_unloads_the_model_and_then_ends(world: World, sites: FakeSites) -> None:
     await four_sites(world, sites)
     world.push("1")

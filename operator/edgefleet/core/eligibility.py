@@ -121,6 +121,12 @@ def _refuse_taken(fleet: FleetFacts, site: SiteFacts) -> Refusal:
     if not stronger:
         return None
     holder = min(stronger, key=lambda claim: (not claim.assigned, claim.created_at, claim.fleet))
+    if holder.gone:
+        return (
+            "SiteTaken",
+            f"EdgeSite {site.name}: fleet {holder.fleet} does not exist and left model {fleet.spec.model_ref.name} there"
+            " (onDelete: Retain). Apply that fleet again with spec.onDelete: Withdraw, and delete it",
+        )
     return (
         "SiteTaken",
         f"EdgeSite {site.name}: fleet {holder.fleet} has model {fleet.spec.model_ref.name} there."

@@ -21,6 +21,12 @@ class FleetKey:
     def __str__(self) -> str:
         return f"{self.namespace}/{self.name}"
 
+    @classmethod
+    def parse(cls, text: str) -> "FleetKey":
+        """The inverse of str()."""
+        namespace, _, name = text.partition("/")
+        return cls(namespace, name)
+
 
 @dataclass(frozen=True, slots=True)
 class AssignmentFacts:
@@ -64,11 +70,12 @@ class ReportFacts:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Another fleet that wants or holds the same model at a site."""
+    """Another fleet that wants or holds the same model at a site. `gone`: it was deleted, and left its model there (onDelete: Retain)."""
 
     fleet: FleetKey
     created_at: datetime
     assigned: bool
+    gone: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -152,10 +152,14 @@ class Gatherer:
         )
 
     def _claims(self, key: FleetKey, site: SiteRecord, held: list[AssignmentRecord] | tuple[()]) -> tuple[Claim, ...]:
-        """Other fleets on the same model: those that have the site, and those that may have it and want it."""
+        """Other fleets on the same model: those that have the site (deleted ones too), and those that may have it and want it."""
         ours = self._fleets[key]
         holders = {record.spec.fleet for record in held if record.spec.action == "Run"}
-        claims = []
+        claims = [
+            Claim(left, record.metadata.creation_timestamp or datetime.now(UTC), assigned=True, gone=True)
+            for record in held
+            if record.spec.action == "Run" and (left := FleetKey.parse(record.spec.fleet)) != key and left not in self._fleets
+        ]
         for other, fleet in self._fleets.items():
             if other == key or fleet.spec.model_ref.name != ours.spec.model_ref.name:
                 continue

@@ -127,7 +127,7 @@ class Inventory:
         for name in changed:
             fleet = fleet_of_annotation(name)
             if fleet is not None:
-                self._on_fleet(_key(fleet))
+                self._on_fleet(FleetKey.parse(fleet))
         if changed or old is None or new is None:
             self._on_site(site)
         else:
@@ -136,7 +136,7 @@ class Inventory:
     def _assignment_changed(self, key: Key, old: AssignmentRecord | None, new: AssignmentRecord | None) -> None:
         record = new or old
         if record is not None:
-            self._on_fleet(_key(record.spec.fleet))
+            self._on_fleet(FleetKey.parse(record.spec.fleet))
         if old is not None and new is None:
             self._on_fleet(None)  # a claim ended: another fleet may be waiting for the site
 
@@ -145,11 +145,6 @@ class Inventory:
             self._on_site(key[1].removeprefix(SITE_NAMESPACE_PREFIX))
         elif old is None or new is None or old.metadata.labels != new.metadata.labels:
             self._on_fleet(None)
-
-
-def _key(fleet: str) -> FleetKey:
-    namespace, _, name = fleet.partition("/")
-    return FleetKey(namespace, name)
 
 
 def _is_over(lease: LeaseRecord, heard: datetime | None, now: datetime) -> bool:

@@ -8,6 +8,7 @@ import base64
 import logging
 import signal
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from pathlib import Path
 
 import kopf
@@ -64,7 +65,7 @@ class Hub:
         self.fleets = Fleets(api, Gatherer(api, self.inventory, self._known), writer, Runs(api), settings)
         self.model_queue: PassQueue[tuple[str, str]] = PassQueue("EdgeModel", self.models.reconcile, concurrency=CONCURRENCY)
         self.site_queue: PassQueue[str] = PassQueue("EdgeSite", self.sites.reconcile, concurrency=16)
-        self.fleet_queue: PassQueue[FleetKey] = PassQueue("EdgeFleet", self.fleets.reconcile)
+        self.fleet_queue: PassQueue[FleetKey] = PassQueue("EdgeFleet", self._reconcile_fleet)
         self.bundles = ListWatch(
             api,
             CONFIG_MAPS,
@@ -121,6 +122,13 @@ class Hub:
                 ("resync", self._resync_for_ever()),
             ):
                 group.create_task(part, name=name)
+
+    async def _reconcile_fleet(self, key: FleetKey) -> timedelta | None:
+        known = key in self._known
+        wanted = await self.fleets.reconcile(key)
+        if known and key not in self._known:
+            self._fleet_touched(None)  # it is gone: others may have waited for its sites, or meet what it left there
+        return wanted
 
     def _touch(self, concerns: Concerns) -> None:
         for key, fleet in self._known.items():

@@ -80,6 +80,15 @@ def test_two_assigned_fleets_the_older_keeps_the_site() -> None:
     assert decide_eligibility(fleet(A), mine, A, NOW).eligible
 
 
+def test_a_deleted_fleet_that_left_its_model_is_named_with_the_way_out() -> None:
+    """The site would refuse our order (ModelTaken) for ever: it must not be sent one."""
+    left = site("s1", claims=(Claim(OTHER, YOUNGER, assigned=True, gone=True),))
+    found = decide_eligibility(fleet(A), left, A, NOW)
+    assert found.reason == "SiteTaken"
+    assert f"{OTHER} does not exist" in found.message
+    assert "onDelete: Withdraw, and delete it" in found.message
+
+
 def test_reasons_come_in_a_fixed_order() -> None:
     """A site with every fault shows them one after the other as they are mended."""
     fits_nothing = Hardware(arch="riscv64", memory=1)
