@@ -76,8 +76,11 @@ class FakeSite:
                 record = watch.get(*key)
                 while self.silent:
                     await asyncio.sleep(0.05)
-                if record is not None and (not self.orders or record.spec.sequence > self.orders[-1].sequence):
+                if record is not None and record.spec.sequence > self._floor(record.spec.fleet):
                     await self._obey(api, record)
+
+    def _floor(self, fleet: str) -> int:
+        return max((order.sequence for order in self.orders if order.fleet == fleet), default=0)
 
     async def _obey(self, api: Api, record: AssignmentRecord) -> None:
         spec = record.spec
