@@ -48,7 +48,6 @@ class AssignmentFacts:
     reason: str = ""
     message: str = ""
     since: datetime | None = None
-    active_revision: str | None = None
     active_since: datetime | None = None
 
 

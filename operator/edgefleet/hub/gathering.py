@@ -196,7 +196,6 @@ def assignment_facts(record: AssignmentRecord) -> AssignmentFacts:
         reason=status.reason,
         message=status.message,
         since=_read_time(status.since),
-        active_revision=status.active.revision if status.active else None,
         active_since=_read_time(status.active.since) if status.active else None,
     )
 

@@ -56,8 +56,8 @@ class Hub:
             api,
             on_fleet=self._fleet_touched,
             on_site=lambda name: self.site_queue.add(name),
-            on_renewal=lambda site: self._site_renewed(site),
-            on_heartbeat=lambda lease: self._lease_beat(lease),
+            on_renewal=self._site_renewed,
+            on_heartbeat=self._lease_beat,
         )
         self.models = Models(api, registry)
         self.sites = Sites(api, self.inventory)

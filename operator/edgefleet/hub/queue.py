@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Hashable
 from datetime import datetime, timedelta
 from typing import Generic, TypeVar
 
-from tenacity import RetryCallState, wait_random_exponential
+from edgefleet.kube.backoff import Backoff
 
 K = TypeVar("K", bound=Hashable)
 Pass = Callable[[K], Awaitable[timedelta | None]]
@@ -49,8 +49,7 @@ class PassQueue(Generic[K]):
             await asyncio.Event().wait()
 
     async def _serve(self, key: K, dirty: asyncio.Event) -> None:
-        backoff = wait_random_exponential(multiplier=0.5, max=60)
-        failures = RetryCallState(None, None, (), {})  # type: ignore[arg-type]
+        backoff = Backoff(multiplier=0.5, longest=60)
         again: float | None = None
         while True:
             try:
@@ -64,11 +63,10 @@ class PassQueue(Generic[K]):
                 try:
                     wanted = await self._work(key)
                     again = None if wanted is None else max(0.0, wanted.total_seconds())
-                    failures.attempt_number = 1
+                    backoff.reset()
                 except Exception as error:
                     # One object's trouble is its own (I9): it is said, and tried again later.
-                    again = backoff(failures)
-                    failures.attempt_number += 1
+                    again = backoff.draw()
                     log.warning("%s %s: %s; again in %.1f s", self._name, key, error, again, exc_info=not _is_expected(error))
             await asyncio.sleep(max(0.0, self._spacing - (time.monotonic() - started)))
             if again is None and not dirty.is_set():

@@ -39,6 +39,5 @@ OUR_KINDS = (EDGE_MODELS, EDGE_FLEETS, ROLLOUT_POLICIES, EDGE_SITES, MODEL_ROLLO
 NAMESPACES = Resource("v1", "Namespace", "namespaces", False)
 CONFIG_MAPS = Resource("v1", "ConfigMap", "configmaps", True)
 SECRETS = Resource("v1", "Secret", "secrets", True)
-EVENTS = Resource("v1", "Event", "events", True)
 LEASES = Resource("coordination.k8s.io/v1", "Lease", "leases", True)
 ROLE_BINDINGS = Resource("rbac.authorization.k8s.io/v1", "RoleBinding", "rolebindings", True)

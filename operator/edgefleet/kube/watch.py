@@ -13,9 +13,9 @@ from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
-from tenacity import RetryCallState, wait_random_exponential
 
 from edgefleet.api.meta import ObjectMeta
+from edgefleet.kube.backoff import Backoff
 from edgefleet.kube.client import Api
 from edgefleet.kube.errors import ApiError, Gone, Unavailable
 from edgefleet.kube.resources import Resource
@@ -95,7 +95,6 @@ class ListWatch(Generic[R]):
         self.synced = asyncio.Event()
         self.unreadable: dict[Key, str] = {}
         self.lists = 0
-        self.last_contact = 0.0
 
     def __iter__(self) -> Iterator[R]:
         return iter(list(self._items.values()))
@@ -118,8 +117,7 @@ class ListWatch(Generic[R]):
 
     async def run(self) -> None:
         """Keep the items current until cancelled. Never raises for what an API server may do."""
-        pause = wait_random_exponential(multiplier=0.2, max=15)
-        failures = RetryCallState(None, None, (), {})  # type: ignore[arg-type]
+        backoff = Backoff(multiplier=0.2, longest=15)
         said = ""
         while True:
             began = time.monotonic()
@@ -132,14 +130,14 @@ class ListWatch(Generic[R]):
                         raise Unavailable(0, f"{self._api.server} ends watches of {self._resource.plural} at once")
             except ApiError as error:
                 if time.monotonic() - began > STEADY_SECONDS:
-                    failures.attempt_number, said = 1, ""
+                    backoff.reset()
+                    said = ""
                 # An API server that is away for hours is told of once, not at every try.
                 if str(error) != said:
                     said = str(error)
                     level = logging.INFO if isinstance(error, Gone) else logging.WARNING
                     log.log(level, "watching %s: %s; listing again", self._resource.plural, error)
-                await asyncio.sleep(pause(failures))
-                failures.attempt_number += 1
+                await asyncio.sleep(backoff.draw())
 
     async def _list(self) -> None:
         found: dict[Key, R] = {}
@@ -157,7 +155,6 @@ class ListWatch(Generic[R]):
                     found[record.key] = record
         self.lists += 1
         old, self._items, self._version = self._items, found, version
-        self._touch()
         for key in old.keys() - found.keys():
             self._notify(key, old[key], None)
         for key, record in found.items():
@@ -169,7 +166,6 @@ class ListWatch(Generic[R]):
     async def _watch(self) -> None:
         lines = self._api.watch_lines(self._resource, self._namespace, self._version, labels=self._labels, fields=self._fields)
         async for line in lines:
-            self._touch()
             try:
                 event = _Event.model_validate_json(line)
             except ValidationError as error:
@@ -213,9 +209,6 @@ class ListWatch(Generic[R]):
     def _notify(self, key: Key, old: R | None, new: R | None) -> None:
         if self._on_change is not None:
             self._on_change(key, old, new)
-
-    def _touch(self) -> None:
-        self.last_contact = time.monotonic()
 
 
 def _bare(item: dict[str, Any]) -> _Bare:

@@ -16,7 +16,6 @@ from edgefleet.oci.errors import LayerUnsupported, MalformedManifest, TooLarge
 from edgefleet.oci.fetch import Blob
 
 MAX_LAYERS = 64
-MAX_ENTRIES = 64
 MAX_SIZE = 1 << 50
 MAX_PATH_CHARACTERS = 255
 

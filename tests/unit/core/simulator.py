@@ -72,10 +72,10 @@ class SimulatedSite:
         self.facts = replace(self.facts, last_heard=now, report=report)
 
     def _work(self, held: AssignmentFacts, minute: int, now: datetime) -> AssignmentFacts:
-        spoken = replace(held, status_sequence=held.sequence, active_revision=self.active, active_since=self.active_since)
+        spoken = replace(held, status_sequence=held.sequence, active_since=self.active_since)
         if held.action == "Withdraw":
             self.active = self.active_since = None
-            return self._say(held, replace(spoken, state="Withdrawn", active_revision=None, active_since=None, fault=None), now)
+            return self._say(held, replace(spoken, state="Withdrawn", active_since=None, fault=None), now)
         if self.active == held.revision:
             return self._say(held, replace(spoken, state="Active", fault=None, reason=""), now)
         if self.failed_at == held.sequence:
@@ -88,7 +88,7 @@ class SimulatedSite:
             self.failed_at = held.sequence
             return self._say(held, replace(spoken, state="Failed", fault="Revision", reason="GoldenBelowMinimum"), now)
         self.active, self.active_since = held.revision, now
-        return self._say(held, replace(spoken, state="Active", fault=None, reason="", active_revision=self.active, active_since=now), now)
+        return self._say(held, replace(spoken, state="Active", fault=None, reason="", active_since=now), now)
 
     @staticmethod
     def _say(held: AssignmentFacts, said: AssignmentFacts, now: datetime) -> AssignmentFacts:
