@@ -11,8 +11,8 @@ from pydantic import Field
 
 from edgefleet.api.conditions import Conditions
 from edgefleet.api.meta import Kind, Schema
-from edgefleet.api.model import Golden, Serving, Variant
-from edgefleet.api.policy import HardChecks
+from edgefleet.api.model import Golden, Serving, Slo, Variant
+from edgefleet.api.policy import Analysis, HardChecks
 from edgefleet.api.quantities import Digest, Message, Name, Reason, Repository, RevisionHash, Timestamp
 from edgefleet.api.site import Storage
 
@@ -45,6 +45,7 @@ class FrozenRevision(Schema):
     variant: Variant
     serving: Serving
     golden: Golden | None = None
+    slo: Slo = Slo()
 
 
 class Order(Schema):
@@ -58,6 +59,7 @@ class Order(Schema):
     model: Name
     revision: FrozenRevision | None = None
     checks: HardChecks = HardChecks()
+    analysis: Analysis = Analysis()
     storage: Storage = Storage()
     issued_at: datetime
     expires_at: datetime

@@ -21,6 +21,8 @@ OUTCOME_LABEL = f"{GROUP}/outcome"
 FLEET_LABEL = f"{GROUP}/fleet"
 RUN_LABEL = f"{GROUP}/run"
 SITE_LABEL = f"{GROUP}/site"
+QUARANTINE_LABEL = f"{GROUP}/quarantined"
+"""On a SiteAssignment: the gate whose evidence at this one site took it back alone, for the run that RUN_LABEL names."""
 
 
 class Schema(BaseModel):

@@ -6,7 +6,7 @@ from pydantic import ConfigDict, Field
 
 from edgefleet.api.conditions import Conditions
 from edgefleet.api.meta import Kind, Schema
-from edgefleet.api.quantities import Digest, Duration, Message, Name, Repository, RevisionHash, Share, Tag, Timestamp
+from edgefleet.api.quantities import Digest, Duration, Message, Name, Percent, Repository, RevisionHash, Share, Tag, Timestamp
 
 Arch = Annotated[str, Field(pattern=r"^[a-z0-9_]{1,16}$", max_length=16)]
 Accelerator = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,31}$", max_length=32)]
@@ -80,6 +80,43 @@ class Serving(Schema):
     repository: RepositoryRuntime
 
 
+class LatencySlo(Schema):
+    """`share` of the answers come within `le`, in whole milliseconds from 1 ms to 60 s. Sites count at exactly this edge."""
+
+    le: Duration
+    share: Percent
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "x-kubernetes-validations": [
+                {
+                    "rule": "duration(self.le) >= duration('1ms') && duration(self.le) <= duration('60s')",
+                    "message": "slo.latency.le must be from 1ms to 60s",
+                }
+            ]
+        }
+    )
+
+
+class ConfidenceSlo(Schema):
+    """`share` of the predictions have a confidence of `ge` or more: one of the nine inner edges of ten bins.
+
+    Only where the model server says it: a Prometheus histogram `edgefleet_confidence` with the label `model_name` (the served name)
+    and buckets 0.1, 0.2, ... 1.0.
+    """
+
+    ge: Annotated[str, Field(pattern=r"^0\.[1-9]$", max_length=3)]
+    share: Percent
+
+
+class Slo(Schema):
+    """What good means for this model on live traffic. Each line is an absolute gate of every rollout, and an edge at which sites count."""
+
+    latency: LatencySlo | None = None
+    confidence: ConfidenceSlo | None = None
+    error_rate: Percent | None = None
+
+
 class RevokedRelease(Schema):
     """A release that must not run any more."""
 
@@ -94,6 +131,7 @@ class EdgeModelSpec(Schema):
     verify: Verify
     golden: Golden | None = None
     serving: Annotated[tuple[Serving, ...], Field(min_length=1, max_length=16)]
+    slo: Slo = Slo()
     revoked: Annotated[
         tuple[RevokedRelease, ...],
         Field(max_length=64, json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["digest"]}),
@@ -143,6 +181,7 @@ class Revision(Schema):
     variants: Variants
     golden: Golden | None = None
     serving: Annotated[tuple[Serving, ...], Field(min_length=1, max_length=16)]
+    slo: Slo = Slo()
 
     @property
     def short(self) -> str:

@@ -18,6 +18,10 @@ Digest = Annotated[str, Field(pattern=DIGEST_PATTERN, max_length=71)]
 RevisionHash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", max_length=64)]
 Duration = Annotated[str, Field(pattern=r"^([0-9]{1,6}(ms|s|m|h)){1,4}$", max_length=32)]
 Share = Annotated[str, Field(pattern=r"^(100|[0-9]{1,2})%$", max_length=4)]
+Percent = Annotated[str, Field(pattern=r"^(100|[0-9]{1,2}(\.[0-9]{1,3})?)%$", max_length=8)]
+"""A share with up to three decimals: `0.1%`."""
+Increase = Annotated[str, Field(pattern=r"^[0-9]{1,4}(\.[0-9]{1,3})?%$", max_length=9)]
+"""How much more than usual, in percent of the usual; may exceed 100 %."""
 Size = Annotated[str, Field(pattern=r"^[0-9]{1,12}(Ki|Mi|Gi|Ti)?$", max_length=16)]
 Repository = Annotated[
     str,
@@ -50,6 +54,15 @@ def parse_share(text: str) -> int:
     if not re.fullmatch(r"(100|\d{1,2})%", text):
         raise ValueError(f"not a share: {text!r} (write for example 5%)")
     return int(text[:-1])
+
+
+def parse_percent(text: str) -> float:
+    """Read a Percent or Increase such as `0.1%` as a fraction: 0.001. Raises ValueError naming the text."""
+    if not re.fullmatch(r"\d{1,4}(\.\d{1,3})?%", text):
+        raise ValueError(f"not a percentage: {text!r} (write for example 0.1%)")
+    # Divided once, from whole thousandths: 0.1% is the double nearest to 0.001 on every machine.
+    whole, _, part = text[:-1].partition(".")
+    return int(whole + part.ljust(3, "0")) / 100_000
 
 
 def parse_size(text: str) -> int:

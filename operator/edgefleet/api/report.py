@@ -1,10 +1,11 @@
 """What a site says of itself: annotations on the one Lease in its namespace at the hub. Heartbeat and report are one write.
 
-`edgefleet.io/site` holds a `SiteReport`; `<fleet>.<namespace>.fleet.edgefleet.io/report` holds a `FleetReport` for each fleet.
+`edgefleet.io/site` holds a `SiteReport`; for each fleet, `<fleet>.<namespace>.fleet.edgefleet.io/report` holds a `FleetReport`, which
+changes with what serves, and `.../health` a `HealthReport`, which changes with every request.
 `formatVersion` comes first in both; a hub drops what it cannot read, and that site counts as silent.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import AwareDatetime, Field
 
@@ -15,6 +16,10 @@ from edgefleet.api.site import Hardware
 LEASE_NAME = "agent"
 SITE_ANNOTATION = f"{GROUP}/site"
 MAX_REPORT_BYTES = 1024
+MAX_HEALTH_BYTES = 1024
+MAX_BACKLOG_BYTES = 32_768
+"""A HealthReport after the hub could not be reached for a while."""
+MARK_SECONDS = 300
 RENEWALS_PER_LEASE = 3
 """An agent writes leaseDurationSeconds = 3 x its renew interval: one lost write is no outage."""
 
@@ -35,6 +40,64 @@ class FleetReport(Schema):
     sequence: Annotated[int, Field(ge=0, le=1 << 53)]
     floor: Annotated[int, Field(ge=0, le=1 << 53)]
     active_since: AwareDatetime | None = None
+
+
+class HealthCounts(NamedTuple):
+    """Cumulative counts since an epoch began, or a sum of them. `slow`: answered after slo.latency.le; `unsure`: below slo.confidence.ge."""
+
+    requests: int = 0
+    failed: int = 0
+    slow: int = 0
+    predictions: int = 0
+    unsure: int = 0
+
+
+class HealthBaseline(NamedTuple):
+    """Sums over up to 7 days, and how bursty each measure was: variance / mean of its 5-minute counts, at least 1."""
+
+    requests: int
+    failed: int
+    slow: int
+    predictions: int
+    unsure: int
+    burst_failed: float = 1.0
+    burst_slow: float = 1.0
+    burst_unsure: float = 1.0
+
+
+class HealthEpoch(Schema):
+    """Counters of one life of the gateway, from `start` (UTC seconds, the site's clock). Each record is `[mark, requests, failed, slow,
+    predictions, unsure]`: cumulative since the epoch began, up to the end of the 5-minute span `mark` (UTC seconds // 300). The last
+    record's span may still run. Records only grow; one that is missing costs nothing but when its events happened."""
+
+    start: Annotated[int, Field(ge=0, le=1 << 40)]
+    records: Annotated[tuple[tuple[int, int, int, int, int, int], ...], Field(max_length=2048)]
+
+
+class HealthReport(Schema):
+    """What live traffic says of the revision that serves, since it was switched in at `activation` (UTC seconds, the site's clock).
+
+    `le_ms` and `ge` are the edges at which `slow` and `unsure` were really counted: None if not at all. `skew`: the site's clock minus
+    the hub's, in seconds. `lost`: records that were dropped for want of room. `usual`: this revision at this site in the last 7 days;
+    `before`: what ran here in the 7 days before the switch (absent: nothing did).
+    """
+
+    format_version: Literal[1] = 1
+    revision: RevisionHash
+    sequence: Annotated[int, Field(ge=0, le=1 << 53)]
+    activation: Annotated[int, Field(ge=0, le=1 << 40)]
+    le_ms: int | None = None
+    ge: Annotated[str, Field(max_length=3)] | None = None
+    skew: int = 0
+    lost: int = 0
+    usual: HealthBaseline | None = None
+    before: HealthBaseline | None = None
+    epochs: Annotated[tuple[HealthEpoch, ...], Field(max_length=64)] = ()
+
+
+def health_annotation(fleet: str) -> str:
+    """The annotation key of the HealthReport for a fleet written `<namespace>/<name>`."""
+    return fleet_annotation(fleet).removesuffix("report") + "health"
 
 
 def fleet_annotation(fleet: str) -> str:

@@ -8,7 +8,7 @@ from edgefleet.api.conditions import Conditions
 from edgefleet.api.fleet import SiteCounts
 from edgefleet.api.meta import Kind, Schema
 from edgefleet.api.model import Revision
-from edgefleet.api.policy import RolloutPolicySpec
+from edgefleet.api.policy import Metric, RolloutPolicySpec
 from edgefleet.api.quantities import Message, Name, Reason, Timestamp
 
 Outcome = Literal["Promoted", "RolledBack", "AbortedByUser", "TargetChanged", "Superseded"]
@@ -71,6 +71,24 @@ class WaveRecord(Schema):
     passed_at: Timestamp | None = None
 
 
+class GateRecord(Schema):
+    """What one gate found so far. `seen` bad events of `requests` (or predictions), where up to about `allowed` would be no worse than
+    allowed; `evidence` grows only if the revision is worse, and the verdict is Fail at `bound`. Numbers are written as Python's repr.
+
+    verdict: Quiet (nothing proved), Fail, Hold (a relative gate at its bound without enough controls), NotApplicable (first release)
+    """
+
+    name: Metric
+    kind: Literal["Absolute", "Relative"]
+    dry_run: bool = False
+    verdict: Literal["Quiet", "Fail", "Hold", "NotApplicable"]
+    requests: int = 0
+    seen: int = 0
+    allowed: Annotated[str, Field(max_length=32)] = "0"
+    evidence: Annotated[str, Field(max_length=32)] = "1"
+    bound: Annotated[str, Field(max_length=32)] = "1"
+
+
 class ModelRolloutStatus(Schema):
     """The run's record, written by the hub alone."""
 
@@ -87,6 +105,7 @@ class ModelRolloutStatus(Schema):
     wave: Annotated[str, Field(max_length=64)] = ""
     waves: Annotated[tuple[WaveRecord, ...], Field(max_length=17)] = ()
     sites: SiteCounts = SiteCounts()
+    gates: Annotated[tuple[GateRecord, ...], Field(max_length=6)] = ()
     conditions: Conditions = ()
 
 

@@ -116,4 +116,5 @@ class AssignmentWriter:
             variant=variant,
             serving=serving,
             golden=revision.golden,
+            slo=revision.slo,
         )

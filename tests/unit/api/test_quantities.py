@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from edgefleet.api.quantities import parse_duration, parse_share, parse_size
+from edgefleet.api.quantities import parse_duration, parse_percent, parse_share, parse_size
 
 
 @pytest.mark.parametrize(
@@ -40,3 +40,14 @@ def test_sizes(text: str, size: int) -> None:
 def test_not_a_size(text: str) -> None:
     with pytest.raises(ValueError, match="not a size"):
         parse_size(text)
+
+
+@pytest.mark.parametrize(("text", "fraction"), [("0.1%", 0.001), ("5%", 0.05), ("100%", 1.0), ("150%", 1.5), ("99.95%", 0.9995)])
+def test_percentages_become_fractions(text: str, fraction: float) -> None:
+    assert parse_percent(text) == fraction
+
+
+@pytest.mark.parametrize("text", ["", "5", "%", "0.1234%", "-1%", "1e2%"])
+def test_what_is_no_percentage_is_named(text: str) -> None:
+    with pytest.raises(ValueError, match="not a percentage"):
+        parse_percent(text)
