@@ -43,7 +43,7 @@ class FleetReport(Schema):
 
 
 class HealthCounts(NamedTuple):
-    """Cumulative counts since an epoch began, or a sum of them. `slow`: answered after slo.latency.le; `unsure`: below slo.confidence.ge."""
+    """Counts since an epoch began, or a sum of them. `slow`: answered after slo.latency.le; `unsure`: below slo.confidence.ge."""
 
     requests: int = 0
     failed: int = 0
