@@ -95,21 +95,31 @@ class HealthReport(Schema):
     epochs: Annotated[tuple[HealthEpoch, ...], Field(max_length=64)] = ()
 
 
-def health_annotation(fleet: str) -> str:
-    """The annotation key of the HealthReport for a fleet written `<namespace>/<name>`."""
-    return fleet_annotation(fleet).removesuffix("report") + "health"
-
-
 def fleet_annotation(fleet: str) -> str:
     """The annotation key for a fleet written `<namespace>/<name>`."""
     namespace, _, name = fleet.partition("/")
     return f"{name}.{namespace}.fleet.{GROUP}/report"
 
 
+def health_annotation(fleet: str) -> str:
+    """The annotation key of the HealthReport for a fleet written `<namespace>/<name>`."""
+    namespace, _, name = fleet.partition("/")
+    return f"{name}.{namespace}.fleet.{GROUP}/health"
+
+
 def fleet_of_annotation(key: str) -> str | None:
     """The inverse of fleet_annotation; None for other keys."""
-    prefix, _, suffix = key.partition("/")
+    return _fleet_of(key, "report")
+
+
+def fleet_of_health(key: str) -> str | None:
+    """The inverse of health_annotation; None for other keys."""
+    return _fleet_of(key, "health")
+
+
+def _fleet_of(key: str, suffix: str) -> str | None:
+    prefix, _, found = key.partition("/")
     parts = prefix.removesuffix(f".fleet.{GROUP}").split(".")
-    if suffix != "report" or not prefix.endswith(f".fleet.{GROUP}") or len(parts) != 2:
+    if found != suffix or not prefix.endswith(f".fleet.{GROUP}") or len(parts) != 2:
         return None
     return f"{parts[1]}/{parts[0]}"

@@ -17,21 +17,24 @@ class AssignSite:
     """Write one signed order to run `revision` under the next sequence.
 
     `run` is the name of the run that sends it, forward or back, and becomes the assignment's run label: an assignment that names
-    a run but not that run's revision is the memory that the run took this site back. None: sent outside of a run.
+    a run but not that run's revision is the memory that the run took this site back. None: sent outside of a run. `quarantine` is the
+    reason why this site alone is sent back, while its run goes on; it is kept with the assignment.
     """
 
     site: str
     revision: Revision
     variant: str
     run: str | None
+    quarantine: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class WithdrawSite:
-    """Write one signed order to unload the model, under the next sequence. `run` as in AssignSite."""
+    """Write one signed order to unload the model, under the next sequence. `run` and `quarantine` as in AssignSite."""
 
     site: str
     run: str | None = None
+    quarantine: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from datetime import datetime
 from edgefleet.api.model import Revision
 from edgefleet.api.rollout import ModelRolloutStatus, Outcome
 from edgefleet.core.actions import Action
+from edgefleet.core.case import Case
 from edgefleet.core.eligibility import Eligibility
 
 
@@ -13,7 +14,8 @@ from edgefleet.core.eligibility import Eligibility
 class RolloutDecision:
     """`status` is the run's whole next status. `wake_at` is the next moment at which time alone changes the decision, always in the
     future. `returning` is set while the run goes back: how it is going to end. `taken_back`: some of its sites were sent back.
-    `unheard`: sites whose soak is over, so that the next Lease from them, whatever it says, changes the decision."""
+    `unheard`: sites whose soak is over, so that the next Lease from them, whatever it says, changes the decision. `case` is what live
+    traffic was judged by, if it was: with the evidence it is to be kept before the decision is acted on."""
 
     actions: tuple[Action, ...]
     status: ModelRolloutStatus
@@ -21,6 +23,7 @@ class RolloutDecision:
     returning: Outcome | None = None
     taken_back: bool = False
     unheard: frozenset[str] = frozenset()
+    case: Case | None = None
 
 
 @dataclass(frozen=True, slots=True)

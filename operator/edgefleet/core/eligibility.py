@@ -13,6 +13,7 @@ from edgefleet.core.variants import fit_serving, fit_variant
 
 NOT_SELECTED = "NotSelected"
 HARDWARE_UNKNOWN = "HardwareUnknown"
+QUARANTINED = "Quarantined"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,7 @@ def decide_eligibility(fleet: FleetFacts, site: SiteFacts, revision: Revision | 
         or _refuse_hold(site, now)
         or _refuse_taken(fleet, site)
         or _refuse_hardware(site)
+        or _refuse_quarantine(fleet, site, revision)
     )
     variant = ""
     if refusal is None and revision is not None:
@@ -140,6 +142,21 @@ def _refuse_hardware(site: SiteFacts) -> Refusal:
     return (
         HARDWARE_UNKNOWN,
         f"EdgeSite {site.name}: no Lease from its agent yet, so its hardware is not known. Start `edgefleet agent` at the site",
+    )
+
+
+def _refuse_quarantine(fleet: FleetFacts, site: SiteFacts, revision: Revision | None) -> Refusal:
+    """A revision that one site's own traffic proved worse is not sent there again; the next one is."""
+    held = site.assignment
+    if held is None or not held.quarantine or revision is None:
+        return None
+    run = next((run for run in fleet.runs if run.name == held.run), None)
+    if run is None or run.revision.hash != revision.hash:
+        return None
+    return (
+        QUARANTINED,
+        f"EdgeSite {site.name}: {run.name} took {revision.version} back there alone ({held.quarantine}). It gets the next release;"
+        f" `edgefleet rollout explain {run.name} -n {fleet.key.namespace}` shows the evidence",
     )
 
 

@@ -1,5 +1,6 @@
 """What the hub knows at one moment, as the decisions see it. Gathered by hub/, consumed by core/; nothing here does anything."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -9,6 +10,7 @@ from edgefleet.api.model import Revision
 from edgefleet.api.policy import RolloutPolicySpec
 from edgefleet.api.rollout import Control, ModelRolloutStatus, Outcome
 from edgefleet.api.site import EdgeSiteSpec, Hardware
+from edgefleet.core.health import Stream
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -32,7 +34,8 @@ class FleetKey:
 class AssignmentFacts:
     """One fleet's assignment at one site, spec and status, as the hub's API server holds it now.
 
-    `status_sequence` says which assignment the status speaks of: it counts only if it equals `sequence` (I6).
+    `status_sequence` says which assignment the status speaks of: it counts only if it equals `sequence` (I6). `quarantine` is the reason
+    why `run` took this one site back alone; empty if it did not.
     """
 
     sequence: int
@@ -42,6 +45,7 @@ class AssignmentFacts:
     run: str | None
     expires_at: datetime
     variant: str = ""
+    quarantine: str = ""
     status_sequence: int = 0
     state: SiteState = "Progressing"
     fault: Fault | None = None
@@ -116,6 +120,7 @@ class RunFacts:
     outcome: Outcome | None = None
     plan: tuple[PlannedSite, ...] = ()
     generation: int = 1
+    uid: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +140,7 @@ class FleetFacts:
 
     `deleted_at` is metadata.deletionTimestamp: withdrawals are waited for from then on, for unreachable.skipAfter and no longer.
     `unreadable` says of each run that cannot be read, or whose plan is lost, what is wrong and what to do; `runs` lacks these.
+    `health` is what the sites that matter for the active run said of live traffic, by site, if that run judges it.
     """
 
     key: FleetKey
@@ -149,3 +155,4 @@ class FleetFacts:
     deleted_at: datetime | None = None
     generation: int = 1
     unreadable: tuple[str, ...] = field(default=())
+    health: Mapping[str, tuple[Stream, ...]] = field(default_factory=dict)

@@ -1,7 +1,7 @@
 """What the evidence says: Fail, Pass or Inconclusive. What follows from it (wait, go on, go back) is decided in rollout.
 
-No statistics yet: with every site of a wave soaked and heard, a wave passes with the reason GatesNotConfigured. Gates on live
-traffic come in between: they turn a Pass into a Fail or an Inconclusive, and nothing else here changes.
+A wave passes with enough of its sites active, soaked and heard, and, where a gate on live traffic is in force, with enough requests
+answered and no gate that holds. What the gates say of that traffic is decided in live.
 """
 
 from collections import Counter
@@ -37,6 +37,15 @@ class Pass:
 
 
 @dataclass(frozen=True, slots=True)
+class Traffic:
+    """What live traffic adds to the verdict on a wave. `requests`: answered by its sites with the new revision; `hold`: why a gate
+    holds the run, empty if none does."""
+
+    requests: int = 0
+    hold: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Inconclusive:
     """Neither. `final`: `soak.max` has passed, so that onInconclusive decides; never so for a silent wave.
 
@@ -50,13 +59,14 @@ class Inconclusive:
 
 
 Verdict = Fail | Pass | Inconclusive
+GATES_PASSED = Pass("GatesPassed", "every site of the wave is active, has soaked and was heard; no gate on live traffic found it worse")
 
 
 def judge_hard_checks(progress: Sequence[SiteProgress], limits: MaxFailed, *, first_wave: int) -> Fail | None:
     """Whether more sites failed on the revision's account than allowed: in the first wave a count, later a share, rounded down, of
     all sites exposed so far (never less than the first wave's count, which was accepted already)."""
     exposed = [one for one in progress if one.exposed or one.stand in (Stand.RETURNING, Stand.RETURNED)]
-    failed = [one for one in exposed if one.stand is Stand.FAILED]
+    failed = [one for one in exposed if one.failed]
     later = any(one.wave > first_wave for one in exposed)
     allowed = limits.first_wave
     if later:
@@ -71,9 +81,16 @@ def judge_hard_checks(progress: Sequence[SiteProgress], limits: MaxFailed, *, fi
 
 
 def judge_wave(
-    sites: Sequence[SiteProgress], soak: Soak, *, opened_at: datetime, proven_variants: Collection[str], now: datetime
+    sites: Sequence[SiteProgress],
+    soak: Soak,
+    *,
+    opened_at: datetime,
+    proven_variants: Collection[str],
+    traffic: Traffic | None = None,
+    now: datetime,
 ) -> Pass | Inconclusive:
-    """Whether this wave has passed. `sites` are those of the wave; `proven_variants` were proven by earlier waves.
+    """Whether this wave has passed. `sites` are those of the wave; `proven_variants` were proven by earlier waves; `traffic` is None
+    if no gate on live traffic is in force.
 
     Sites that a person took out of the fleet do not count. Of the others none may be unsettled; `minReported` of them must be
     proven (failed sites left aside: maxFailed counts them; so are sites that were silent since before the wave opened: they never
@@ -85,16 +102,34 @@ def judge_wave(
     if not proven and not unsettled:
         return Inconclusive(SILENT_WAVE, _describe_silence(sites))
     missing = {one.variant for one in counted} - set(proven_variants) - {one.variant for one in proven}
-    asked = [one for one in counted if one.stand is not Stand.FAILED and not (one.stand is Stand.SKIPPED and one.silent)]
+    asked = [one for one in counted if not one.failed and not (one.stand is Stand.SKIPPED and one.silent)]
     enough = len(proven) * 100 >= len(asked) * parse_share(soak.min_reported)
     if not unsettled and not missing and enough:
-        return Pass()
-    reason, message = _describe_lack(unsettled, missing, f"{len(proven)} of {len(asked)}, minReported {soak.min_reported}", counted, now)
+        lack = _lacks_traffic(traffic, soak)
+        if lack is None:
+            return Pass() if traffic is None else GATES_PASSED
+        reason, message = lack
+    else:
+        quorum = f"{len(proven)} of {len(asked)}, minReported {soak.min_reported}"
+        reason, message = _describe_lack(unsettled, missing, quorum, counted, now)
     if any(one.stand is Stand.WAITING for one in counted):
         return Inconclusive(reason, message)
     watched_from = max([opened_at, *(one.activated_at for one in counted if one.active and one.activated_at)])
     ends_at = watched_from + parse_duration(soak.max)
     return Inconclusive(reason, message, final=bool(proven) and ends_at <= now, ends_at=earliest(ends_at, after=now))
+
+
+def _lacks_traffic(traffic: Traffic | None, soak: Soak) -> tuple[str, str] | None:
+    if traffic is None:
+        return None
+    if traffic.hold:
+        return "RegressionUnconfirmed", traffic.hold
+    if traffic.requests < soak.min_requests:
+        return "TooFewRequests", (
+            f"its sites have answered {traffic.requests} requests with the new revision, soak.minRequests is {soak.min_requests}."
+            " Wait for traffic, or give the wave a soak with fewer"
+        )
+    return None
 
 
 def _describe_silence(sites: Sequence[SiteProgress]) -> str:

@@ -45,7 +45,7 @@ class SiteProgress:
     """One planned site. `changes_at` is when time alone changes its stand; `soaks_until` when its soak ends, if it is active.
 
     `exposed`: told to run this revision. `silent`: not heard since before its wave opened, so it cannot speak of this revision.
-    `given_up`: a RETURNING site that is no longer waited for.
+    `given_up`: a RETURNING site that is no longer waited for. `quarantined`: the run took this one site back alone, for `reason`.
     """
 
     site: str
@@ -58,6 +58,7 @@ class SiteProgress:
     reachable: bool = False
     silent: bool = False
     given_up: bool = False
+    quarantined: bool = False
     activated_at: datetime | None = None
     soaks_until: datetime | None = None
     changes_at: datetime | None = None
@@ -66,6 +67,11 @@ class SiteProgress:
     def active(self) -> bool:
         """Whether the site's gateway routes to the revision, as far as is known."""
         return self.stand in (Stand.SOAKING, Stand.PROVEN)
+
+    @property
+    def failed(self) -> bool:
+        """Whether the revision failed at this site."""
+        return self.stand is Stand.FAILED or self.quarantined
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,9 +173,14 @@ def _locate_active(blank: SiteProgress, site: SiteFacts, assignment: AssignmentF
 
 def _locate_return(blank: SiteProgress, site: SiteFacts, assignment: AssignmentFacts, rules: _Rules, now: datetime) -> SiteProgress:
     if is_confirmed(assignment):
-        return replace(blank, stand=Stand.RETURNED, changes_at=None)
-    waiting = _await(blank, site, rules, now)
-    return replace(waiting, stand=Stand.RETURNING, given_up=waiting.stand is Stand.SKIPPED)
+        found = replace(blank, stand=Stand.RETURNED, changes_at=None)
+    else:
+        waiting = _await(blank, site, rules, now)
+        found = replace(waiting, stand=Stand.RETURNING, given_up=waiting.stand is Stand.SKIPPED)
+    if not assignment.quarantine:
+        return found
+    message = f"EdgeSite {site.name}: its own traffic proved the revision worse there; it was sent back alone"
+    return replace(found, quarantined=True, reason=clean_reason(assignment.quarantine, REVISION_FAULT), message=message)
 
 
 def _await(blank: SiteProgress, site: SiteFacts, rules: _Rules, now: datetime) -> SiteProgress:

@@ -13,7 +13,7 @@ from edgefleet.api.conditions import Condition, ConditionStatus, merge_condition
 from edgefleet.api.fleet import SiteCounts
 from edgefleet.api.meta import format_time, parse_time
 from edgefleet.api.quantities import parse_duration
-from edgefleet.api.rollout import ModelRolloutStatus, Outcome, Phase, WaveRecord
+from edgefleet.api.rollout import GateRecord, ModelRolloutStatus, Outcome, Phase, WaveRecord
 from edgefleet.core.actions import Action
 from edgefleet.core.facts import RunFacts
 from edgefleet.core.judge import Inconclusive, Pass, Verdict
@@ -38,6 +38,7 @@ class Step:
     paused: str = ""
     verdict: Verdict | None = None
     waves: tuple[WaveRecord, ...] = ()
+    gates: tuple[GateRecord, ...] = ()
     actions: tuple[Action, ...] = ()
     returning: Outcome | None = None
 
@@ -55,7 +56,7 @@ def count_sites(progress: Sequence[SiteProgress]) -> SiteCounts:
         desired=len(inside),
         updated=sum(one.active for one in inside),
         ready=sum(one.active and one.reachable for one in inside),
-        failed=stands.count(Stand.FAILED),
+        failed=sum(one.failed for one in progress),
         inconclusive=stands.count(Stand.SOAKING),
         unreachable=sum(not one.reachable for one in inside),
         skipped=sum(one.stand is Stand.OUT or (one.stand is Stand.SKIPPED and one.reason != UNREACHABLE) for one in progress),
@@ -107,6 +108,7 @@ def summarise_rollout(run: RunFacts, counts: SiteCounts, step: Step, now: dateti
         wave=open_wave,
         waves=step.waves,
         sites=counts,
+        gates=step.gates,
         conditions=merge_conditions(old.conditions, tuple(_conditions(step, since, late=late)), now=moment, generation=run.generation),
     )
 

@@ -76,7 +76,7 @@ def find_failing(run: RunFacts, progress: Sequence[SiteProgress], fail: Fail | N
     if fail is None and not back and not (run.status.reason == MAX_FAILED and run.status.phase == "Rolling"):
         return None
     if run.policy.on_failure == "RollbackFailed":
-        return tuple(one for one in progress if one.stand is Stand.FAILED)
+        return tuple(one for one in progress if one.failed)
     if run.policy.on_failure == "RollbackWave":
         wave = _latest_wave(run, [one for one in progress if one.exposed or one.site in back])
         return tuple(one for one in progress if one.exposed and one.wave == wave)
@@ -106,15 +106,17 @@ def plan_way_back(
     )
 
 
-def plan_return(site: SiteFacts, fleet: FleetFacts, memory: Memory, run: str | None, now: datetime) -> AssignSite | WithdrawSite | None:
+def plan_return(
+    site: SiteFacts, fleet: FleetFacts, memory: Memory, run: str | None, now: datetime, *, quarantine: str = ""
+) -> AssignSite | WithdrawSite | None:
     """The order that takes a site to safety, or None if there is none or the site may not be sent anything now."""
     if memory.no_safe_target:
         return None
     allowed = decide_eligibility(fleet, site, memory.stable, now)
     if memory.stable is not None and allowed.eligible:
-        return AssignSite(site.name, memory.stable, allowed.variant, run)
+        return AssignSite(site.name, memory.stable, allowed.variant, run, quarantine)
     if allowed.eligible or allowed.reason == "NoVariantFits":
-        return WithdrawSite(site.name, run)
+        return WithdrawSite(site.name, run, quarantine)
     return None
 
 
@@ -126,4 +128,4 @@ def _latest_wave(run: RunFacts, begun: Sequence[SiteProgress]) -> int:
 
 
 def _taken_back(progress: Sequence[SiteProgress]) -> list[str]:
-    return [one.site for one in progress if one.stand in (Stand.RETURNING, Stand.RETURNED)]
+    return [one.site for one in progress if one.stand in (Stand.RETURNING, Stand.RETURNED) and not one.quarantined]

@@ -18,8 +18,9 @@ from edgefleet.core.actions import AssignSite, EndRun
 from edgefleet.core.decisions import RolloutDecision
 from edgefleet.core.facts import FleetFacts, RunFacts, SiteFacts
 from edgefleet.core.judge import Fail, Inconclusive, Pass, Verdict, judge_hard_checks, judge_wave
-from edgefleet.core.memory import count_names, recall
-from edgefleet.core.progress import SiteProgress, Stand, survey
+from edgefleet.core.live import Live, judge_live
+from edgefleet.core.memory import Memory, count_names, recall
+from edgefleet.core.progress import UNREACHABLE, SiteProgress, Stand, survey
 from edgefleet.core.reach import earliest
 from edgefleet.core.record import DEADLINE, Step, count_sites, deadline_at, deadline_passed, summarise_rollout
 from edgefleet.core.returning import (
@@ -29,6 +30,7 @@ from edgefleet.core.returning import (
     Cause,
     find_cause,
     find_failing,
+    plan_return,
     plan_way_back,
 )
 from edgefleet.core.waves import list_waves
@@ -41,14 +43,17 @@ def decide(run: RunFacts, sites: Mapping[str, SiteFacts], fleet: FleetFacts, now
     if run.outcome is not None:
         status = run.status.model_copy(update={"phase": "Ended", "outcome": run.outcome, "observed_generation": run.generation})
         return RolloutDecision((), status, None)
-    return _Pass(run, sites, fleet, survey(run, sites, fleet, now), now).decide()
+    # What made it turn round stays in its record; what is heard on the way back is of no concern.
+    live = Live(gates=run.status.gates) if run.status.phase == "Returning" else judge_live(run, sites, fleet, now)
+    progress = tuple(_mark_worse(one, live) for one in survey(run, sites, fleet, now))
+    return _Pass(run, sites, fleet, progress, live, now).decide()
 
 
 def end_rollout(
     run: RunFacts, sites: Mapping[str, SiteFacts], fleet: FleetFacts, now: datetime, *, outcome: Outcome, reason: str, message: str
 ) -> RolloutDecision:
     """End this run now, for a reason that lies outside of it."""
-    one = _Pass(run, sites, fleet, survey(run, sites, fleet, now), now)
+    one = _Pass(run, sites, fleet, survey(run, sites, fleet, now), Live(gates=run.status.gates), now)
     return one.conclude(one.end(outcome, reason, message))
 
 
@@ -60,22 +65,41 @@ class _Pass:
     sites: Mapping[str, SiteFacts]
     fleet: FleetFacts
     progress: tuple[SiteProgress, ...]
+    live: Live
     now: datetime
 
     def decide(self) -> RolloutDecision:
         memory = recall(self.fleet)
-        fail = judge_hard_checks(self.progress, self.run.policy.max_failed, first_wave=self._first_wave())
+        fail = judge_hard_checks(self.progress, self.run.policy.max_failed, first_wave=self._first_wave()) or self.live.fail
         cause = find_cause(self.run, self.progress, memory, fail)
         if cause is None:
             failing = find_failing(self.run, self.progress, fail)
             step = self._stand(failing, fail) if failing is not None else self._go_forward()
             if isinstance(step, Step):
-                return self.conclude(step)
+                return self.conclude(self._quarantine(step, memory))
             cause = step
         return self.conclude(self._return_all(cause))
 
+    def _quarantine(self, step: Step, memory: Memory) -> Step:
+        """Sites whose own traffic proves the revision worse go back alone, whatever the run does otherwise."""
+        orders = []
+        for one in self.progress:
+            if one.exposed and one.site in self.live.worse:
+                order = plan_return(self.sites[one.site], self.fleet, memory, self.run.name, self.now, quarantine=one.reason)
+                orders += [order] if order is not None else []
+        if not orders:
+            return step
+        names = {order.site for order in orders}
+        if step.outcome is not None:
+            # They are on their way before the run ends: whoever looks after a crash must see that.
+            message = f"{len(orders)} site(s) go back alone: {count_names(names)}"
+            step = Step("Rolling", waiting_for="WaitingForReturn", waiting_message=message, verdict=step.verdict, waves=step.waves)
+        others = (action for action in step.actions if getattr(action, "site", None) not in names)
+        return replace(step, actions=(*orders, *others))
+
     def conclude(self, step: Step) -> RolloutDecision:
         counts = count_sites(self.progress)
+        step = replace(step, gates=self.live.gates)
         status = summarise_rollout(self.run, counts, step, self.now)
         moments = [one.changes_at for one in self.progress]
         if step.outcome is None:
@@ -83,10 +107,10 @@ class _Pass:
             if isinstance(step.verdict, Inconclusive):
                 moments.append(step.verdict.ends_at)
         wake_at = earliest(*moments, after=self.now) if step.outcome is None else None
-        back = any(one.stand in (Stand.RETURNING, Stand.RETURNED) for one in self.progress)
+        back = any(one.stand in (Stand.RETURNING, Stand.RETURNED) and not one.quarantined for one in self.progress)
         over = (one for one in self.progress if one.stand is Stand.SOAKING and one.soaks_until and one.soaks_until <= self.now)
         unheard = frozenset(one.site for one in over) if step.outcome is None else frozenset()
-        return RolloutDecision(step.actions, status, wake_at, step.returning, taken_back=back, unheard=unheard)
+        return RolloutDecision(step.actions, status, wake_at, step.returning, taken_back=back, unheard=unheard, case=self.live.case)
 
     def end(self, outcome: Outcome, reason: str, message: str, verdict: Verdict | None = None) -> Step:
         return Step(
@@ -185,6 +209,8 @@ class _Pass:
                 actions += self._assign(wave, group)
             judged = self._judge(wave, group, records[index], proven)
             if records[index].passed_at is None:
+                if self._is_left_over(index, group, proven):
+                    continue
                 if isinstance(judged, Inconclusive):
                     chosen = (wave.on_inconclusive or self.run.policy.on_inconclusive) if judged.final else "Hold"
                     if chosen == "Rollback":
@@ -200,6 +226,15 @@ class _Pass:
         message = f"all waves passed{f'; not proven: {count_names(left)}' if left else ''}"
         ended = self.end("Promoted", "AllWavesPassed", message, verdict)
         return replace(ended, waves=tuple(records), actions=(*actions, *ended.actions))
+
+    def _is_left_over(self, index: int, group: Sequence[SiteProgress], proven: set[str]) -> bool:
+        """Whether only sites that cannot be had are left: the last wave of a revision that earlier waves proved. They do not keep the run
+        from its end (nor count for it), and catch up with stable when they are back."""
+        return (
+            bool(proven)
+            and index == max(one.wave for one in self.progress)
+            and all(one.stand is Stand.OUT or (one.stand is Stand.SKIPPED and one.reason == UNREACHABLE) for one in group)
+        )
 
     def _hold(self) -> tuple[str, str] | None:
         if self.run.control.paused:
@@ -229,7 +264,8 @@ class _Pass:
     def _judge(self, wave: Wave, group: Sequence[SiteProgress], record: WaveRecord, proven: set[str]) -> Pass | Inconclusive:
         opened_at = parse_time(record.opened_at) if record.opened_at else self.now
         soak = wave.soak or self.run.policy.soak
-        return judge_wave(group, soak, opened_at=opened_at, proven_variants=proven, now=self.now)
+        traffic = self.live.traffic_of(one.site for one in group)
+        return judge_wave(group, soak, opened_at=opened_at, proven_variants=proven, traffic=traffic, now=self.now)
 
     def _wait(self, waiting: tuple[str, str], verdict: Verdict, records: Sequence[WaveRecord], actions: Sequence[AssignSite]) -> Step:
         reason, message = waiting
@@ -242,6 +278,14 @@ class _Pass:
             waves=tuple(records),
             actions=tuple(actions),
         )
+
+
+def _mark_worse(one: SiteProgress, live: Live) -> SiteProgress:
+    """A site whose own traffic proves the revision worse has failed there."""
+    worse = live.worse.get(one.site)
+    if worse is None or not one.exposed:
+        return one
+    return replace(one, stand=Stand.FAILED, reason=worse.reason, message=worse.message, changes_at=None)
 
 
 def _passed_before(wave: Wave, judged: Inconclusive) -> Pass:

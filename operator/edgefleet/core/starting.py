@@ -17,8 +17,9 @@ from edgefleet.core.actions import Action, AdoptRun, AdoptSite, StartRun
 from edgefleet.core.decisions import Obstacle
 from edgefleet.core.eligibility import HARDWARE_UNKNOWN, Eligibility
 from edgefleet.core.facts import FleetFacts, SiteFacts
+from edgefleet.core.gates import find_undeliverable
 from edgefleet.core.memory import Memory, count_names, next_run
-from edgefleet.core.reach import earliest
+from edgefleet.core.reach import earliest, is_reachable
 from edgefleet.core.returning import NO_SAFE_TARGET, NO_SAFE_TARGET_MESSAGE
 from edgefleet.core.waves import plan_waves
 
@@ -63,11 +64,18 @@ def decide_start(fleet: FleetFacts, memory: Memory, eligibilities: Mapping[str, 
         return _adopt(fleet, target, reporting, eligibilities, now)
     if not eligible:
         return Start(obstacle=_or_no_safe_target(_no_site(fleet, eligibilities), memory))
-    number, name = next_run(fleet)
-    first = [site.name for site in eligible if _is_ahead(site, memory, target)]
-    candidates = [(site.name, eligibilities[site.name].variant, site.labels) for site in eligible]
     policy = fleet.policy or STANDARD_POLICY
-    plan = plan_waves(fleet.key, name, policy, candidates, first)
+    undeliverable = find_undeliverable(target.slo, policy.analysis)
+    if undeliverable:
+        named = fleet.spec.rollout_policy_ref.name if fleet.spec.rollout_policy_ref else "standard"
+        message = f"{'; '.join(undeliverable)} (RolloutPolicy {named}, EdgeModel {target.model}). Set it there, or take the gate out"
+        return Start(obstacle=Obstacle("GateInputMissing", message, stalled=True))
+    number, name = next_run(fleet)
+    first = {site.name for site in eligible if _is_ahead(site, memory, target)}
+    # A canary that cannot be heard would prove nothing, and keep the others waiting.
+    last = {site.name for site in eligible if not is_reachable(site, now)}
+    candidates = [(site.name, eligibilities[site.name].variant, site.labels) for site in eligible]
+    plan = plan_waves(fleet.key, name, policy, candidates, first, last)
     return Start((StartRun(name, number, target, policy, plan),))
 
 

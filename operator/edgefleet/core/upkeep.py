@@ -109,9 +109,9 @@ def _raise_sequence(site: SiteFacts, memory: Memory) -> Action | None:
     if held is None or fault_of(held) != "Site" or held.reason not in SEQUENCE_REFUSALS:
         return None
     if held.action == "Withdraw":
-        return WithdrawSite(site.name, held.run)
+        return WithdrawSite(site.name, held.run, held.quarantine)
     revision = next((run.revision for run in memory.runs.values() if run.revision.hash == held.revision), None)
-    return AssignSite(site.name, revision, held.variant, held.run) if revision else None
+    return AssignSite(site.name, revision, held.variant, held.run, held.quarantine) if revision else None
 
 
 def _is_over(assignment: AssignmentFacts) -> bool:

@@ -5,7 +5,7 @@ Arithmetic: `sites` is the size of that wave; `percent` is cumulative over all e
 takes forms an implicit last wave. A wave that gets no site is passed over. When a wave opens is not decided here.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from hashlib import sha256
 
 from edgefleet.api.policy import RolloutPolicySpec, Wave
@@ -27,11 +27,12 @@ def plan_waves(
     run_name: str,
     policy: RolloutPolicySpec,
     eligible: Sequence[Candidate],
-    first: Sequence[str] = (),
+    first: Collection[str] = (),
+    last: Collection[str] = (),
 ) -> tuple[PlannedSite, ...]:
-    """The plan of a run, ordered by wave and, within a wave, as drawn. `first` are sites that are drawn before all others."""
-    ahead = set(first)
-    pool = sorted(eligible, key=lambda candidate: (candidate[0] not in ahead, _draw(fleet_key, run_name, candidate[0])))
+    """The plan of a run, ordered by wave and, within a wave, as drawn. `first` are sites that are drawn before all others, `last` after
+    all others."""
+    pool = sorted(eligible, key=lambda one: (one[0] in last, one[0] not in first, _draw(fleet_key, run_name, one[0])))
     waves = list_waves(policy)
     plan: list[PlannedSite] = []
     for index, wave in enumerate(waves):

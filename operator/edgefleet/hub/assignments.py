@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from edgefleet.api.assignment import FrozenRevision, Order, assignment_name
-from edgefleet.api.meta import FLEET_LABEL, RUN_LABEL, SITE_LABEL, format_time, site_namespace
+from edgefleet.api.meta import FLEET_LABEL, QUARANTINE_LABEL, RUN_LABEL, SITE_LABEL, format_time, site_namespace
 from edgefleet.api.model import Revision
-from edgefleet.api.policy import HardChecks
+from edgefleet.api.policy import Analysis, HardChecks
 from edgefleet.core.facts import FleetKey
 from edgefleet.core.upkeep import ORDER_LIFETIME
 from edgefleet.core.variants import fit_serving
@@ -36,7 +36,9 @@ class Task:
     variant: str = ""
     run: str | None = None
     checks: HardChecks = field(default_factory=HardChecks)
+    analysis: Analysis = field(default_factory=Analysis)
     sequence: int | None = None
+    quarantine: str = ""
 
 
 class AssignmentWriter:
@@ -59,6 +61,8 @@ class AssignmentWriter:
         metadata: dict[str, Any] = {"name": name, "namespace": namespace, "labels": labels}
         if task.run:
             labels[RUN_LABEL] = task.run
+        if task.quarantine:
+            labels[QUARANTINE_LABEL] = task.quarantine
         spec: dict[str, Any] = {
             "site": order.site,
             "fleet": order.fleet,
@@ -94,6 +98,7 @@ class AssignmentWriter:
             model=model,
             revision=self._frozen(task) if task.revision else None,
             checks=task.checks,
+            analysis=task.analysis,
             storage=record.spec.storage,
             issued_at=now,
             expires_at=now + ORDER_LIFETIME,

@@ -13,7 +13,8 @@ from datetime import UTC, datetime, timedelta
 
 from edgefleet.api.fleet import EdgeFleet
 from edgefleet.api.meta import FINALIZER
-from edgefleet.api.policy import HardChecks
+from edgefleet.api.model import Revision
+from edgefleet.api.policy import Analysis, HardChecks
 from edgefleet.core.actions import (
     Action,
     AdoptRun,
@@ -26,10 +27,12 @@ from edgefleet.core.actions import (
     StartRun,
     WithdrawSite,
 )
+from edgefleet.core.decisions import FleetDecision
 from edgefleet.core.facts import FleetFacts, FleetKey
 from edgefleet.core.fleet import decide_fleet
 from edgefleet.core.status import summarise_fleet
 from edgefleet.hub.assignments import AssignmentWriter, Task
+from edgefleet.hub.evidence import Evidence
 from edgefleet.hub.gathering import Gatherer
 from edgefleet.hub.queue import until
 from edgefleet.hub.runs import Runs
@@ -41,6 +44,7 @@ from edgefleet.kube.resources import EDGE_FLEETS
 log = logging.getLogger(__name__)
 
 STATUS_SPACING_SECONDS = 1.0
+GATES_SPACING_SECONDS = 5.0
 SITE_RETRY = timedelta(seconds=10)
 CONFLICT_RETRY = timedelta(milliseconds=100)
 
@@ -48,13 +52,15 @@ CONFLICT_RETRY = timedelta(milliseconds=100)
 class Fleets:
     """Reconciles EdgeFleets."""
 
-    def __init__(self, api: Api, gatherer: Gatherer, writer: AssignmentWriter, runs: Runs, settings: Settings) -> None:
+    def __init__(self, api: Api, gatherer: Gatherer, writer: AssignmentWriter, runs: Runs, evidence: Evidence, settings: Settings) -> None:
         self._api = api
+        self._evidence = evidence
         self._gatherer = gatherer
         self._writer = writer
         self._runs = runs
         self._writers = asyncio.Semaphore(settings.writers)
         self._written: dict[FleetKey, float] = {}
+        self._gates_written: dict[FleetKey, float] = {}
         self._unheard: dict[FleetKey, frozenset[str]] = {}
 
     def awaiting(self, site: str) -> list[FleetKey]:
@@ -66,6 +72,7 @@ class Fleets:
         gathered = await self._gatherer.gather(key)
         if gathered is None:
             self._written.pop(key, None)
+            self._gates_written.pop(key, None)
             self._unheard.pop(key, None)
             return None
         fleet, facts = gathered
@@ -74,9 +81,7 @@ class Fleets:
         decision = decide_fleet(facts, now)
         self._unheard[key] = decision.rollout.unheard if decision.rollout else frozenset()
         try:
-            # The record comes first: a wave's opening, and the turn to go back, are known before the first site is touched.
-            if decision.rollout is not None and decision.run:
-                await self._runs.apply_status(key, decision.run, decision.rollout.status)
+            later = await self._record(facts, decision)
             retry = await self._act(facts, decision.actions)
         except Conflict as conflict:
             log.info("fleet %s: %s; looking again", key, conflict)
@@ -84,7 +89,7 @@ class Fleets:
         if decision.again:
             return timedelta(0)
         status = summarise_fleet(facts, decision, old=fleet.status, now=now)
-        wanted = min((moment for moment in (until(decision.wake_at, now), retry) if moment is not None), default=None)
+        wanted = min((moment for moment in (until(decision.wake_at, now), retry, later) if moment is not None), default=None)
         if status != fleet.status:
             # Counters change with every site; a status is written at once when its conditions do, else once a second.
             wait = self._written.get(key, 0.0) + STATUS_SPACING_SECONDS - time.monotonic()
@@ -97,6 +102,26 @@ class Fleets:
                 return None
             self._written[key] = time.monotonic()
         return wanted
+
+    async def _record(self, facts: FleetFacts, decision: FleetDecision) -> timedelta | None:
+        """The record comes first: a wave's opening, the turn to go back, and the evidence for both, are known before the first site is
+        touched. Returns after how long numbers that changed alone are to be written."""
+        run = next((run for run in facts.runs if run.name == decision.run), None)
+        if run is None or decision.rollout is None:
+            return None
+        old, new, case = run.status, decision.rollout.status, decision.rollout.case
+        turned = (old.phase, old.outcome, old.waves) != (new.phase, new.outcome, new.waves)
+        if case is not None:
+            await self._evidence.store(facts.key, case, now=turned)
+        if old.model_copy(update={"gates": new.gates}) == new:
+            if old.gates == new.gates:
+                return None
+            wait = self._gates_written.get(facts.key, 0.0) + GATES_SPACING_SECONDS - time.monotonic()
+            if wait > 0:
+                return timedelta(seconds=wait)
+        await self._runs.apply_status(facts.key, run.name, new)
+        self._gates_written[facts.key] = time.monotonic()
+        return None
 
     async def _apply_finalizer(self, fleet: EdgeFleet) -> None:
         wanted = fleet.spec.on_delete == "Withdraw"
@@ -155,12 +180,12 @@ class Fleets:
 
     def _task(self, facts: FleetFacts, action: AssignSite | WithdrawSite | RenewSite | AdoptSite) -> Task | None:
         match action:
-            case AssignSite(site, revision, variant, run):
-                return Task(site, revision, variant, run, _checks(facts, revision.hash))
+            case AssignSite(site, revision, variant, run, quarantine):
+                return _run_task(facts, site, revision, variant, run=run, quarantine=quarantine)
             case AdoptSite(site, revision, variant, sequence):
-                return Task(site, revision, variant, None, _checks(facts, revision.hash), sequence)
-            case WithdrawSite(site, run):
-                return Task(site, run=run)
+                return _run_task(facts, site, revision, variant, sequence=sequence)
+            case WithdrawSite(site, run, quarantine):
+                return Task(site, run=run, quarantine=quarantine)
             case RenewSite(site):
                 return _renewal(facts, site)
 
@@ -172,10 +197,20 @@ class Fleets:
         await self._set_finalizer(fleet, present=False)
 
 
-def _checks(facts: FleetFacts, revision: str) -> HardChecks:
-    """The hard checks that came with the revision: those of its newest run."""
-    runs = sorted((run for run in facts.runs if run.revision.hash == revision), key=lambda run: -run.number)
-    return runs[0].policy.hard_checks if runs else HardChecks()
+def _run_task(
+    facts: FleetFacts,
+    site: str,
+    revision: Revision,
+    variant: str,
+    *,
+    run: str | None = None,
+    sequence: int | None = None,
+    quarantine: str = "",
+) -> Task:
+    """An order to run this revision, with the checks and gates that came with it: those of its newest run."""
+    runs = sorted((one for one in facts.runs if one.revision.hash == revision.hash), key=lambda one: -one.number)
+    checks, analysis = (runs[0].policy.hard_checks, runs[0].policy.analysis) if runs else (HardChecks(), Analysis())
+    return Task(site, revision, variant, run, checks, analysis, sequence, quarantine)
 
 
 def _renewal(facts: FleetFacts, site: str) -> Task | None:
@@ -184,8 +219,8 @@ def _renewal(facts: FleetFacts, site: str) -> Task | None:
     if held is None:
         return None
     if held.action == "Withdraw":
-        return Task(site, run=held.run, sequence=held.sequence)
+        return Task(site, run=held.run, sequence=held.sequence, quarantine=held.quarantine)
     revision = next((run.revision for run in facts.runs if run.revision.hash == held.revision), None)
     if revision is None:
         return None
-    return Task(site, revision, held.variant, held.run, _checks(facts, revision.hash), held.sequence)
+    return _run_task(facts, site, revision, held.variant, run=held.run, sequence=held.sequence, quarantine=held.quarantine)

@@ -4,16 +4,18 @@ People's objects and the runs come fresh from the API server; sites, Leases and 
 immutable, so they are read once. What a site wrote may be anything that the schema lets pass; it must not stop a fleet's pass (I9).
 """
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from pydantic import ValidationError
 
 from edgefleet.api.assignment import assignment_name
 from edgefleet.api.fleet import EdgeFleet
-from edgefleet.api.meta import FLEET_LABEL, OUTCOME_LABEL, RUN_LABEL, parse_time, site_namespace
+from edgefleet.api.meta import FLEET_LABEL, OUTCOME_LABEL, QUARANTINE_LABEL, RUN_LABEL, parse_time, site_namespace
 from edgefleet.api.model import EdgeModel
 from edgefleet.api.policy import STANDARD_POLICY, RolloutPolicy, RolloutPolicySpec
 from edgefleet.api.rollout import ModelRollout
+from edgefleet.core.case import find_tracked
 from edgefleet.core.facts import (
     AssignmentFacts,
     Claim,
@@ -25,6 +27,9 @@ from edgefleet.core.facts import (
     RunFacts,
     SiteFacts,
 )
+from edgefleet.core.health import Stream
+from edgefleet.core.memory import recall
+from edgefleet.hub.evidence import Evidence
 from edgefleet.hub.inventory import Inventory
 from edgefleet.hub.models import model_facts
 from edgefleet.hub.plans import PlanError, fetch_plan
@@ -40,9 +45,10 @@ CLOCK_AHEAD = timedelta(days=1)
 class Gatherer:
     """`fleets` are all EdgeFleets as last seen: their claims on sites matter to each other."""
 
-    def __init__(self, api: Api, inventory: Inventory, fleets: dict[FleetKey, EdgeFleet]) -> None:
+    def __init__(self, api: Api, inventory: Inventory, evidence: Evidence, fleets: dict[FleetKey, EdgeFleet]) -> None:
         self._api = api
         self._inventory = inventory
+        self._evidence = evidence
         self._fleets = fleets
         self._plans: dict[FleetKey, dict[str, tuple[PlannedSite, ...]]] = {}
 
@@ -53,11 +59,12 @@ class Gatherer:
         except NotFound:
             self._fleets.pop(key, None)
             self._plans.pop(key, None)
+            self._evidence.forget(key)
             return None
         self._fleets[key] = fleet
         runs, unreadable = await self._runs(key)
         by_site = self._assignments_by_site(fleet.spec.model_ref.name)
-        return fleet, FleetFacts(
+        facts = FleetFacts(
             key=key,
             spec=fleet.spec,
             created_at=fleet.metadata.creation_timestamp or datetime.now(UTC),
@@ -71,6 +78,16 @@ class Gatherer:
             generation=fleet.metadata.generation,
             unreadable=unreadable,
         )
+        return fleet, replace(facts, health=await self._health(facts))
+
+    async def _health(self, facts: FleetFacts) -> dict[str, tuple[Stream, ...]]:
+        """What was heard of live traffic, if the fleet has a run under way that judges it."""
+        run = recall(facts).active
+        tracked = find_tracked(run, {site.name: site for site in facts.sites}) if run is not None else ()
+        if run is None or not tracked:
+            self._evidence.forget(facts.key)
+            return {}
+        return await self._evidence.gather(facts.key, run.name, run.uid, run.revision.hash, tracked)
 
     async def _model(self, fleet: EdgeFleet) -> ModelFacts | None:
         try:
@@ -117,6 +134,7 @@ class Gatherer:
             outcome=outcome,  # type: ignore[arg-type]
             plan=() if outcome else await self._plan(key, run, known),
             generation=run.metadata.generation,
+            uid=run.metadata.uid or "",
         )
 
     async def _plan(self, key: FleetKey, run: ModelRollout, known: dict[str, tuple[PlannedSite, ...]]) -> tuple[PlannedSite, ...]:
@@ -190,6 +208,7 @@ def assignment_facts(record: AssignmentRecord) -> AssignmentFacts:
         run=record.metadata.labels.get(RUN_LABEL),
         expires_at=parse_time(spec.expires_at),
         variant=spec.variant,
+        quarantine=record.metadata.labels.get(QUARANTINE_LABEL, ""),
         status_sequence=status.sequence,
         state=status.state,
         fault=status.fault,

@@ -16,13 +16,17 @@ from pydantic import ValidationError
 from edgefleet.api.meta import SITE_LABEL, SITE_NAMESPACE_PREFIX
 from edgefleet.api.report import (
     LEASE_NAME,
+    MAX_BACKLOG_BYTES,
     MAX_REPORT_BYTES,
     RENEWALS_PER_LEASE,
     SITE_ANNOTATION,
     FleetReport,
+    HealthReport,
     SiteReport,
     fleet_annotation,
     fleet_of_annotation,
+    fleet_of_health,
+    health_annotation,
 )
 from edgefleet.core.facts import FleetKey
 from edgefleet.hub.records import AssignmentRecord, LeaseRecord, NamespaceRecord, SiteRecord
@@ -36,7 +40,8 @@ R = TypeVar("R", SiteReport, FleetReport)
 
 class Inventory:
     """`on_fleet` is called with a fleet whose facts changed (None: any may be touched), `on_site` with a site's name,
-    `on_renewal` with a site whose Lease was renewed and says nothing new, `on_heartbeat` with the hub's own Lease."""
+    `on_renewal` with a site whose Lease was renewed and says nothing new but of its traffic, `on_health` with a site and a fleet whose
+    HealthReport there is new, `on_heartbeat` with the hub's own Lease."""
 
     def __init__(
         self,
@@ -45,9 +50,11 @@ class Inventory:
         on_fleet: Callable[[FleetKey | None], None],
         on_site: Callable[[str], None],
         on_renewal: Callable[[str], None],
+        on_health: Callable[[str, FleetKey], None],
         on_heartbeat: Callable[[LeaseRecord], None],
     ) -> None:
         self._on_renewal = on_renewal
+        self._on_health = on_health
         self._on_heartbeat = on_heartbeat
         self._on_fleet = on_fleet
         self._on_site = on_site
@@ -96,6 +103,18 @@ class Inventory:
         """What the site says of one fleet."""
         return _read(FleetReport, self.lease(site), fleet_annotation(str(fleet)))
 
+    def health_report(self, site: str, fleet: FleetKey) -> HealthReport | None:
+        """What the site's traffic says of one fleet's revision there."""
+        lease = self.lease(site)
+        text = lease.metadata.annotations.get(health_annotation(str(fleet))) if lease else None
+        if text is None or len(text) > MAX_BACKLOG_BYTES:
+            return None
+        try:
+            return HealthReport.model_validate_json(text)
+        except ValidationError as error:
+            log.warning("site %s, fleet %s: a HealthReport that cannot be read: %s", site, fleet, error.errors()[0]["msg"])
+            return None
+
     def namespace_labels(self, namespace: str) -> dict[str, str]:
         """The labels of a namespace; none if it is gone."""
         record = self.namespaces.get("", namespace)
@@ -124,10 +143,16 @@ class Inventory:
         if before.get(SITE_ANNOTATION) != after.get(SITE_ANNOTATION):
             self._on_fleet(None)
         changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+        # They change with every request: no other fact follows from them.
+        judged = {name: fleet for name in changed if (fleet := fleet_of_health(name)) is not None}
+        changed -= judged.keys()
+        for name, fleet in judged.items():
+            if name in after:
+                self._on_health(site, FleetKey.parse(fleet))
         for name in changed:
-            fleet = fleet_of_annotation(name)
-            if fleet is not None:
-                self._on_fleet(FleetKey.parse(fleet))
+            touched = fleet_of_annotation(name)
+            if touched is not None:
+                self._on_fleet(FleetKey.parse(touched))
         if changed or old is None or new is None:
             self._on_site(site)
         else:

@@ -18,6 +18,7 @@ from edgefleet.api.fleet import EdgeFleet
 from edgefleet.api.meta import TRUST_BUNDLE, TRUST_BUNDLE_ENTRY
 from edgefleet.core.facts import FleetKey
 from edgefleet.hub.assignments import AssignmentWriter
+from edgefleet.hub.evidence import Evidence
 from edgefleet.hub.fleets import Fleets
 from edgefleet.hub.gate import wait_until_served
 from edgefleet.hub.gathering import Gatherer
@@ -57,12 +58,15 @@ class Hub:
             on_fleet=self._fleet_touched,
             on_site=lambda name: self.site_queue.add(name),
             on_renewal=self._site_renewed,
+            on_health=self._traffic_heard,
             on_heartbeat=self._lease_beat,
         )
         self.models = Models(api, registry)
         self.sites = Sites(api, self.inventory)
         writer = AssignmentWriter(api, self.inventory, key)
-        self.fleets = Fleets(api, Gatherer(api, self.inventory, self._known), writer, Runs(api), settings)
+        self.evidence = Evidence(api, self.inventory)
+        gatherer = Gatherer(api, self.inventory, self.evidence, self._known)
+        self.fleets = Fleets(api, gatherer, writer, Runs(api), self.evidence, settings)
         self.model_queue: PassQueue[tuple[str, str]] = PassQueue("EdgeModel", self.models.reconcile, concurrency=CONCURRENCY)
         self.site_queue: PassQueue[str] = PassQueue("EdgeSite", self.sites.reconcile, concurrency=16)
         self.fleet_queue: PassQueue[FleetKey] = PassQueue("EdgeFleet", self._reconcile_fleet)
@@ -143,6 +147,11 @@ class Hub:
     def _site_renewed(self, site: str) -> None:
         for key in self.fleets.awaiting(site):
             self.fleet_queue.add(key)
+
+    def _traffic_heard(self, site: str, key: FleetKey) -> None:
+        within = self.evidence.observe(site, key)
+        if within is not None:
+            self.fleet_queue.add_within(key, within)
 
     def _lease_beat(self, lease: LeaseRecord) -> None:
         self.heartbeat.heard("list-watch", lease.metadata.annotations.get(BEAT_ANNOTATION))

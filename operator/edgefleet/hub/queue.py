@@ -29,6 +29,7 @@ class PassQueue(Generic[K]):
         self._slots = asyncio.Semaphore(concurrency)
         self._spacing = spacing.total_seconds()
         self._dirty: dict[K, asyncio.Event] = {}
+        self._later: dict[K, tuple[float, asyncio.TimerHandle]] = {}
         self._group: asyncio.TaskGroup | None = None
 
     def add(self, key: K) -> None:
@@ -39,6 +40,20 @@ class PassQueue(Generic[K]):
             if self._group is not None:
                 self._group.create_task(self._serve(key, event), name=f"{self._name} {key}")
         event.set()
+
+    def add_within(self, key: K, delay: timedelta) -> None:
+        """Ask for a pass that starts within `delay`, together with whatever else asks meanwhile."""
+        due = time.monotonic() + delay.total_seconds()
+        waiting = self._later.get(key)
+        if waiting is not None and waiting[0] <= due:
+            return
+        if waiting is not None:
+            waiting[1].cancel()
+        self._later[key] = (due, asyncio.get_running_loop().call_later(delay.total_seconds(), self._add_now, key))
+
+    def _add_now(self, key: K) -> None:
+        self._later.pop(key, None)
+        self.add(key)
 
     async def run(self) -> None:
         """Serve until cancelled."""

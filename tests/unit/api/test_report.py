@@ -6,13 +6,15 @@ import pytest
 
 from edgefleet.api.assignment import Order, assignment_name
 from edgefleet.api.policy import STANDARD_POLICY
-from edgefleet.api.report import MAX_REPORT_BYTES, FleetReport, fleet_annotation, fleet_of_annotation
+from edgefleet.api.report import MAX_REPORT_BYTES, FleetReport, fleet_annotation, fleet_of_annotation, fleet_of_health, health_annotation
 from edgefleet.api.rollout import ModelRolloutStatus
 
 
 @pytest.mark.parametrize("fleet", ["plants/weld", "team-a/fleet-1"])
 def test_an_annotation_key_names_the_fleet(fleet: str) -> None:
     assert fleet_of_annotation(fleet_annotation(fleet)) == fleet
+    assert fleet_of_health(health_annotation(fleet)) == fleet
+    assert fleet_of_annotation(health_annotation(fleet)) is fleet_of_health(fleet_annotation(fleet)) is None
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,9 @@ class Cluster:
 
 async def test_a_renewal_of_what_was_replaced_meanwhile_is_not_written() -> None:
     cluster: Any = Cluster()
-    inventory = Inventory(cluster, on_fleet=ignore, on_site=ignore, on_renewal=ignore, on_heartbeat=ignore)
+    inventory = Inventory(
+        cluster, on_fleet=ignore, on_site=ignore, on_renewal=ignore, on_health=lambda site, fleet: None, on_heartbeat=ignore
+    )
     inventory.sites.observe({"metadata": {"name": "berlin", "resourceVersion": "1"}, "spec": {}})
     spec = {"site": "berlin", "fleet": str(FLEET), "sequence": 5, "action": "Withdraw", "model": "weld"}
     spec |= {"expiresAt": "2030-01-01T00:00:00Z", "envelope": "e30="}

@@ -41,7 +41,7 @@ class Writer:
 async def act(*sites: str) -> tuple[timedelta | None, list[str]]:
     writer: Any = Writer()
     nothing: Any = None
-    fleets = Fleets(nothing, nothing, writer, nothing, Settings())
+    fleets = Fleets(nothing, nothing, writer, nothing, nothing, Settings())
     return await fleets._act(facts_of.fleet(None), [WithdrawSite(site) for site in sites]), writer.written
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from edgefleet.api.report import LEASE_NAME, MAX_REPORT_BYTES, SITE_ANNOTATION, fleet_annotation
+from edgefleet.api.report import LEASE_NAME, MAX_BACKLOG_BYTES, MAX_REPORT_BYTES, SITE_ANNOTATION, fleet_annotation, health_annotation
 from edgefleet.core.facts import FleetKey
 from edgefleet.hub import inventory as module
 from edgefleet.hub.inventory import Inventory
@@ -27,6 +27,7 @@ class Woken:
             on_fleet=note("fleet"),
             on_site=note("site"),
             on_renewal=note("renewal"),
+            on_health=lambda site, fleet: self.calls.append(("health", site, str(fleet))),
             on_heartbeat=lambda lease: self.calls.append(("heartbeat", lease.metadata.namespace)),
         )
 
@@ -107,3 +108,28 @@ def test_no_site_was_heard_in_the_future() -> None:
     heard = woken.inventory.last_heard("berlin")
     assert heard is not None
     assert heard <= datetime.now(UTC)
+
+
+HEALTH = (
+    '{"formatVersion": 1, "revision": "%s", "sequence": 3, "activation": 1, "epochs": [{"start": 1, "records": [[1, %d, 0, 0, 0, 0]]}]}'
+)
+
+
+def test_traffic_wakes_nobody_but_the_judge() -> None:
+    woken = Woken()
+    woken.renew(1, **{SITE_ANNOTATION: ABOUT})
+    for version, requests in ((2, 10), (3, 20)):
+        notes = {SITE_ANNOTATION: ABOUT, health_annotation(str(FLEET)): HEALTH % ("a" * 64, requests)}
+        assert woken.renew(version, **notes) == [("health", "berlin", "vision/plants"), ("renewal", "berlin")]
+    report = woken.inventory.health_report("berlin", FLEET)
+    assert report is not None
+    assert report.epochs[0].records == ((1, 20, 0, 0, 0, 0),)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{}", '{"formatVersion": 2}', "x" * (MAX_BACKLOG_BYTES + 1)], ids=["empty", "no-fields", "newer", "long"]
+)
+def test_health_that_cannot_be_read_counts_as_silence(text: str) -> None:
+    woken = Woken()
+    woken.renew(1, **{SITE_ANNOTATION: ABOUT, health_annotation(str(FLEET)): text})
+    assert woken.inventory.health_report("berlin", FLEET) is None
