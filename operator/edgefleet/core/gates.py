@@ -1,5 +1,3 @@
-# NOTE (remove when read): written and integrated by the lead, as rollouts and the hub need it now; it replaced an uncommitted draft of
-# the same name. Adapt and improve this version (names stay: Stream, spans, plan_gates, judge_gates, GateVerdict);
 """Which gates a rollout has: what the model's SLO and the policy's analysis together ask of live traffic. No statistics here.
 
 Each line of the SLO is an absolute gate. An entry of analysis.gates tunes the one of its name (`max`, `dryRun`), and with `maxIncrease`
@@ -14,6 +12,7 @@ from edgefleet.api.policy import Analysis, Gate, Metric
 from edgefleet.api.quantities import parse_percent
 
 REASONS: dict[Metric, str] = {"errors": "ErrorRegression", "latency": "LatencyRegression", "confidence": "ConfidenceRegression"}
+EDGES: dict[Metric, str] = {"latency": "how slow is too slow", "confidence": "how unsure is too unsure"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +44,8 @@ def plan_gates(slo: Slo, analysis: Analysis) -> tuple[LiveGate, ...]:
     tuned = {gate.name: gate for gate in analysis.gates}
     gates: list[LiveGate] = []
     for metric in REASONS:
+        if _lacks_edge(metric, slo):
+            continue  # refused when the plan is made
         entry = tuned.get(metric, Gate(name=metric))
         limit = parse_percent(entry.max) if entry.max else _limit_of(slo, metric)
         if limit is not None:
@@ -56,13 +57,15 @@ def plan_gates(slo: Slo, analysis: Analysis) -> tuple[LiveGate, ...]:
 
 def find_undeliverable(slo: Slo, analysis: Analysis) -> tuple[str, ...]:
     """What no site could deliver: a gate at an edge that the model does not name. One sentence each, with both fields."""
-    missing = []
-    for gate in analysis.gates:
-        if gate.name == "latency" and slo.latency is None:
-            missing.append("analysis.gates[latency] of the policy needs spec.slo.latency of the EdgeModel: how slow is too slow")
-        if gate.name == "confidence" and slo.confidence is None:
-            missing.append("analysis.gates[confidence] of the policy needs spec.slo.confidence of the EdgeModel: how unsure is too unsure")
-    return tuple(missing)
+    return tuple(
+        f"analysis.gates[{gate.name}] of the policy needs spec.slo.{gate.name} of the EdgeModel: {EDGES[gate.name]}"
+        for gate in analysis.gates
+        if _lacks_edge(gate.name, slo)
+    )
+
+
+def _lacks_edge(metric: Metric, slo: Slo) -> bool:
+    return (metric == "latency" and slo.latency is None) or (metric == "confidence" and slo.confidence is None)
 
 
 def _limit_of(slo: Slo, metric: Metric) -> float | None:
@@ -70,6 +73,11 @@ def _limit_of(slo: Slo, metric: Metric) -> float | None:
         case "errors":
             return parse_percent(slo.error_rate) if slo.error_rate else None
         case "latency":
-            return 1 - parse_percent(slo.latency.share) if slo.latency else None
+            return _complement(slo.latency.share) if slo.latency else None
         case "confidence":
-            return 1 - parse_percent(slo.confidence.share) if slo.confidence else None
+            return _complement(slo.confidence.share) if slo.confidence else None
+
+
+def _complement(share: str) -> float:
+    # 1 - 0.99 is not the double nearest to 0.01.
+    return round(1 - parse_percent(share), 5)
