@@ -15,7 +15,7 @@ from pathlib import Path
 from edgefleet.kube.client import Api
 from edgefleet.kube.resources import ROLLOUT_POLICIES
 from tests.integration.fakesites import FakeSites
-from tests.integration.test_hub import POLICY, World, settled
+from tests.integration.world import POLICY, World, settled
 from tests.lab.cluster import Lab
 from tests.lab.installed import install_hub
 from tests.lab.registry import Registry

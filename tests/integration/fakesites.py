@@ -13,7 +13,18 @@ from typing import Any, Self
 
 from edgefleet.api.assignment import SiteAssignmentSpec
 from edgefleet.api.meta import SITE_LABEL, format_time, site_namespace
-from edgefleet.api.report import LEASE_NAME, SITE_ANNOTATION, FleetReport, SiteReport, fleet_annotation
+from edgefleet.api.report import (
+    LEASE_NAME,
+    MARK_SECONDS,
+    SITE_ANNOTATION,
+    FleetReport,
+    HealthBaseline,
+    HealthEpoch,
+    HealthReport,
+    SiteReport,
+    fleet_annotation,
+    health_annotation,
+)
 from edgefleet.api.site import Hardware
 from edgefleet.kube.client import Api
 from edgefleet.kube.errors import ApiError
@@ -38,14 +49,47 @@ def activates(spec: SiteAssignmentSpec) -> Answer:
 
 
 @dataclass
+class FakeTraffic:
+    """What clients of a fake site see. `rate` is in requests a second; `failed` and `slow` are shares by version (others: 0). The site
+    has answered a week of the same traffic before, of which `usual_failed` and `usual_slow` were bad; `le_ms` is where it counts."""
+
+    rate: float = 20.0
+    failed: dict[str, float] = field(default_factory=dict)
+    slow: dict[str, float] = field(default_factory=dict)
+    usual_failed: float = 0.001
+    usual_slow: float = 0.001
+    le_ms: int | None = 50
+
+    def report(self, spec: SiteAssignmentSpec, revision: str, activated: datetime, now: datetime) -> HealthReport:
+        start = int(activated.timestamp())
+        requests = int(self.rate * (now - activated).total_seconds())
+        week = int(self.rate * 7 * 86_400)
+        past = HealthBaseline(week, int(week * self.usual_failed), int(week * self.usual_slow), 0, 0)
+        failed, slow = (int(share.get(spec.version, 0.0) * requests) for share in (self.failed, self.slow))
+        record = (int(now.timestamp()) // MARK_SECONDS, requests, failed, slow, 0, 0)
+        epochs = (HealthEpoch(start=start, records=(record,)),)
+        return HealthReport(
+            revision=revision,
+            sequence=spec.sequence,
+            activation=start,
+            le_ms=self.le_ms,
+            usual=past,
+            before=past,
+            epochs=epochs,
+        )
+
+
+@dataclass
 class FakeSite:
-    """One site. `behaviour` answers each order; `silent` stops the Lease and all answers; `orders` are those it was given."""
+    """One site. `behaviour` answers each order; `silent` stops the Lease and all answers; `orders` are those it was given; `traffic` is
+    reported of what serves, if it is set."""
 
     name: str
     hub_key: PublicKey
     hardware: Hardware
     behaviour: Behaviour = activates
     silent: bool = False
+    traffic: FakeTraffic | None = None
     orders: list[SiteAssignmentSpec] = field(default_factory=list)
     serving: dict[str, FleetReport] = field(default_factory=dict)
 
@@ -107,7 +151,12 @@ class FakeSite:
             return
         about = SiteReport(agent_version="fake", hardware=self.hardware)
         notes = {SITE_ANNOTATION: json.dumps(about.to_json_dict())}
-        notes |= {fleet_annotation(fleet): json.dumps(report.to_json_dict()) for fleet, report in self.serving.items()}
+        for fleet, report in self.serving.items():
+            notes[fleet_annotation(fleet)] = json.dumps(report.to_json_dict())
+            order = next((order for order in reversed(self.orders) if order.fleet == fleet), None)
+            if self.traffic and order and report.active_since and report.revision and report.revision == order.revision:
+                health = self.traffic.report(order, report.revision, report.active_since, datetime.now(UTC))
+                notes[health_annotation(fleet)] = json.dumps(health.to_json_dict())
         meta = {
             "name": LEASE_NAME,
             "namespace": site_namespace(self.name),

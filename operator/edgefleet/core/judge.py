@@ -76,7 +76,7 @@ def judge_hard_checks(progress: Sequence[SiteProgress], limits: MaxFailed, *, fi
     worst = Counter(one.reason for one in failed).most_common(1)[0][0]
     limit = f"maxFailed.later {limits.later} of {len(exposed)} exposed sites" if later else f"maxFailed.firstWave {limits.first_wave}"
     example = next(one for one in failed if one.reason == worst)
-    said = f" ({example.site} says: {example.message})" if example.message else ""
+    said = f" ({example.site}: {example.message})" if example.message else ""
     return Fail(worst, f"{len(failed)} site(s) failed, more than {limit} allows: {count_names(one.site for one in failed)}{said}")
 
 

@@ -47,22 +47,29 @@ def judge_live(run: RunFacts, sites: Mapping[str, SiteFacts], fleet: FleetFacts,
     if case is None:
         return Live()
     verdicts = judge_case(case, fleet.health)
-    acting = [one for one in verdicts if not one.gate.dry_run and one.outcome != "NotApplicable"]
-    failed = [one for one in acting if one.outcome == "Fail"]
+    acting = _acting(verdicts)
     worse = {
         one.site: Worse(REASONS[verdict.gate.metric], f"{describe_gate(verdict, case.slo)}: {_describe_site(one)}")
         for verdict in acting
         for one in verdict.worse
     }
+    # Sites that go back alone count as failed sites; whether the revision is worse elsewhere is asked without them.
+    others = {site: member for site, member in case.watched.items() if site not in worse}
+    rest = _acting(judge_case(case.model_copy(update={"watched": others}), fleet.health)) if worse else acting
+    failed = [one for one in rest if one.outcome == "Fail"]
     return Live(
         case=case,
         gates=tuple(map(record_gate, verdicts)),
         fail=Fail(REASONS[failed[0].gate.metric], explain_failure(failed[0], case.slo)) if failed else None,
         worse=worse,
-        hold="; ".join(_explain_hold(one, case) for one in acting if one.outcome == "Hold"),
+        hold="; ".join(_explain_hold(one, case) for one in rest if one.outcome == "Hold"),
         requests=count_requests(find_watched(case, fleet.health)),
         in_force=bool(acting),
     )
+
+
+def _acting(verdicts: Iterable[GateVerdict]) -> list[GateVerdict]:
+    return [one for one in verdicts if not one.gate.dry_run and one.outcome != "NotApplicable"]
 
 
 def judge_case(case: Case, streams: Streams) -> tuple[GateVerdict, ...]:
