@@ -77,6 +77,10 @@ class Fleets:
             return None
         fleet, facts = gathered
         await self._apply_finalizer(fleet)
+        for run in facts.runs:
+            if run.outcome is not None and not run.labelled:
+                # A hub died between the two halves of an end.
+                await self._runs.apply_label(key, run.name, run.outcome)
         now = datetime.now(UTC)
         decision = decide_fleet(facts, now)
         self._unheard[key] = decision.rollout.unheard if decision.rollout else frozenset()

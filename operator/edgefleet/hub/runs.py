@@ -74,9 +74,12 @@ class Runs:
                 "ended_at": format_time(datetime.now(UTC)),
             }
             await self.apply_status(fleet, action.run, run.status.model_copy(update=ended))
-        labels: dict[str, Outcome] = {OUTCOME_LABEL: action.outcome}
-        await self._api.patch(MODEL_ROLLOUTS, action.run, fleet.namespace, {"metadata": {"labels": labels}})
+        await self.apply_label(fleet, action.run, action.outcome)
         log.info("fleet %s: run %s ended %s: %s %s", fleet, action.run, action.outcome, action.reason, action.message)
+
+    async def apply_label(self, fleet: FleetKey, run: str, outcome: Outcome) -> None:
+        """Repeat the outcome in the run's label."""
+        await self._api.patch(MODEL_ROLLOUTS, run, fleet.namespace, {"metadata": {"labels": {OUTCOME_LABEL: outcome}}})
 
     async def forget(self, fleet: FleetKey, run: str) -> None:
         """Delete a run that nothing remembers any more."""
