@@ -1,29 +1,35 @@
-# NOTE (remove when read): written and integrated by the lead, as rollouts and the hub need it now; it replaced an uncommitted draft of
-# the same name. Adapt and improve this version (names stay: Stream, spans, plan_gates, judge_gates, GateVerdict);
 """How sure it is that a revision is worse: three bettors say that it is 1.5, 3 or 10 times worse than allowed, at each site.
 
 If it is not worse, their money is not expected to grow, however often anybody looks; so the chance that a healthy release ever makes
 them b times as rich is at most 1 / b (Ville 1939; for counts see Lindon and others, "Rapid regression detection in software
-deployments through sequential testing", KDD 2022). That sites differ from day to day is part of the bet: one site's count is negative
-binomial with shape k = 1 / spread^2, which caps what one site can prove and becomes Poisson as the spread goes to 0. Only sums enter,
-so records may come late, twice, and in any order. What is bad and what is allowed is decided in traffic.
+deployments through sequential testing", KDD 2022). That sites differ from day to day is part of the bet: a site's own rate is gamma
+distributed around the one it may have, so that its count is negative binomial with shape k = 1 / spread^2. That caps what one site can
+prove, and becomes Poisson as the spread goes to 0. Only sums enter, so records may come late, twice, and in any order.
+
+What is bad and what is allowed is decided in traffic. Only `math` is needed; its logarithms are the C library's, so two machines agree to
+the last bit only where their libraries do.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 RATIOS = (1.5, 3.0, 10.0)
 FIRST_STAKE = 0.5
-LARGEST_EXPONENT = 700.0
+LARGEST_EXPONENT = 600.0
+"""e^600 is 10^260: proof enough, and any number of them can be summed."""
+_LOGS = tuple(map(math.log, RATIOS))
 
 
-@dataclass(frozen=True, slots=True)
-class Tally:
-    """Bad events seen at one site, and how many it may have: both since one stake was set, both divided by the site's burst factor."""
+Tally = tuple[float, float]
+"""Bad events seen at one site, and how many it may have: both since one stake was set, both divided by the site's burst factor."""
 
-    seen: float
-    allowed: float
+
+class Evidence(NamedTuple):
+    """What 1 has become: for all sites together, and for each site alone."""
+
+    together: float
+    alone: tuple[float, ...]
 
 
 def shape_of(spread: float) -> float:
@@ -31,41 +37,63 @@ def shape_of(spread: float) -> float:
     return 1 / (spread * spread)
 
 
-def bet(tally: Tally, ratio: float, shape: float) -> float:
-    """The natural logarithm of what became of 1 that was put on "`ratio` times worse than allowed" at one site: the log ratio of two
-    negative binomial masses at `seen`, with means `ratio * allowed` and `allowed`."""
-    x, a = tally.seen, tally.allowed
-    return x * math.log(ratio) + (shape + x) * math.log((shape + a) / (shape + ratio * a))
+def bet(tally: Tally, shape: float) -> tuple[float, float, float]:
+    """The natural logarithms of what became of 1 that was put on each of RATIOS at one site: the log ratio of two negative binomial masses
+    at `seen`, with means `ratio * allowed` and `allowed`."""
+    (seen, allowed), (low, middle, high), log = tally, _LOGS, math.log
+    more = shape + seen
+    base = shape + allowed
+    return (
+        seen * low + more * log(base / (shape + 1.5 * allowed)),
+        seen * middle + more * log(base / (shape + 3.0 * allowed)),
+        seen * high + more * log(base / (shape + 10.0 * allowed)),
+    )
 
 
 def weigh_stakes(count: int) -> tuple[float, ...]:
     """How the money is split over `count` stakes in order of time: half at the first, and of the other half 1/2, 1/6, 1/12, ...
 
     The later parts sum to at most one half however many follow, and none changes when another is added; what is not staked yet
-    stays what it is.
+    stays what it is. So waves may open, and hours pass, without anybody knowing how many there will be.
     """
     return tuple(FIRST_STAKE if number == 0 else (1 - FIRST_STAKE) / (number * (number + 1)) for number in range(count))
 
 
-def weigh_evidence(stakes: Sequence[Sequence[Tally]], shape: float) -> tuple[float, tuple[float, ...]]:
-    """What 1 has become: for all sites together, and for each site alone. `stakes` holds, for each stake, one tally for each site.
+def weigh_evidence(sites: Sequence[Sequence[Tally]], shape: float) -> Evidence:
+    """What 1 has become. `sites` holds one row for each site, with one tally for each stake; all rows are equally long.
 
-    Together: half on "all sites are worse" (the product over sites), half on "one site is" (the mean over sites).
+    Together: half on "all sites are worse" (the product over sites), half on "one site is" (the mean over sites). Each bettor has a
+    third of every stake.
     """
-    sites = len(stakes[0]) if stakes else 0
-    weights = weigh_stakes(len(stakes))
+    stakes = len(sites[0]) if sites else 0
+    weights = weigh_stakes(stakes)
     idle = 1 - math.fsum(weights)
     if not sites:
-        return 1.0, ()
-    pooled, alone = [], [[] for _ in range(sites)]  # type: tuple[list[float], list[list[float]]]
-    for weight, tallies in zip(weights, stakes, strict=True):
-        bets = [[bet(tally, ratio, shape) for ratio in RATIOS] for tally in tallies]
-        all_worse = math.fsum(_exp(math.fsum(one[index] for one in bets)) for index in range(len(RATIOS))) / len(RATIOS)
-        each = [math.fsum(map(_exp, one)) / len(RATIOS) for one in bets]
-        pooled.append(weight * (all_worse + math.fsum(each) / sites) / 2)
-        for own, value in zip(alone, each, strict=True):
-            own.append(weight * value)
-    return idle + math.fsum(pooled), tuple(idle + math.fsum(own) for own in alone)
+        return Evidence(1.0, ())
+    bets = [_weigh_site(tallies, shape) for tallies in sites]
+    pooled = []
+    for weight, column in zip(weights, zip(*bets, strict=True), strict=True):
+        *bettors, values = zip(*column, strict=True)
+        all_worse = math.fsum(_exp(math.fsum(bettor)) for bettor in bettors) / len(RATIOS)
+        pooled.append(weight * (all_worse + math.fsum(values) / len(values)) / 2)
+    alone = tuple(idle + math.fsum(weight * one[3] for weight, one in zip(weights, own, strict=True)) for own in bets)
+    return Evidence(idle + math.fsum(pooled), alone)
+
+
+def _weigh_site(tallies: Sequence[Tally], shape: float) -> list[tuple[float, float, float, float]]:
+    """For each stake: the three bettors' logarithms, and what the stake has become at this site."""
+    found, exp = [], math.exp
+    known: Tally | None = None
+    for tally in tallies:
+        if tally is not known:  # a site that joined after several stakes has the same tally in each
+            known, (low, middle, high) = tally, bet(tally, shape)
+            if low < LARGEST_EXPONENT > middle and high < LARGEST_EXPONENT:
+                value = exp(low) + exp(middle) + exp(high)
+            else:
+                value = _exp(low) + _exp(middle) + _exp(high)
+            one = (low, middle, high, value / 3)
+        found.append(one)
+    return found
 
 
 def _exp(value: float) -> float:

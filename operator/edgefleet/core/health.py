@@ -6,7 +6,6 @@ counter is read as standing still. What follows from the counts is decided in tr
 """
 
 import math
-from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -39,16 +38,13 @@ class Span(NamedTuple):
 
 class Columns(NamedTuple):
     """A stream's spans by column, in the order of their first marks; counts by name, as HealthCounts has them. `sums`: entry i is the
-    sum of the first i spans."""
+    sum of the first i spans. `gapless`: each span is one mark, and the next one's follows it."""
 
     first: tuple[int, ...]
     last: tuple[int, ...]
     counts: Mapping[str, tuple[int, ...]]
     sums: Mapping[str, tuple[int, ...]]
-
-    def after(self, mark: int) -> int:
-        """The index of the first span that lies wholly after a mark."""
-        return bisect_right(self.first, mark)
+    gapless: bool
 
 
 @dataclass(frozen=True)
@@ -83,7 +79,8 @@ class Stream:
         first, last, rows = zip(*self.spans, strict=True) if self.spans else ((), (), ())
         columns = zip(*rows, strict=True) if rows else ((),) * len(NOTHING)
         counts = dict(zip(HealthCounts._fields, columns, strict=True))
-        return Columns(first, last, counts, {name: tuple(accumulate(column, initial=0)) for name, column in counts.items()})
+        sums = {name: tuple(accumulate(column, initial=0)) for name, column in counts.items()}
+        return Columns(first, last, counts, sums, first == last == tuple(range(first[0], first[0] + len(first))) if first else True)
 
     @property
     def total(self) -> HealthCounts:

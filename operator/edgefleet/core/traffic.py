@@ -1,5 +1,3 @@
-# NOTE (remove when read): written and integrated by the lead, as rollouts and the hub need it now; it replaced an uncommitted draft of
-# the same name. Adapt and improve this version (names stay: Stream, spans, plan_gates, judge_gates, GateVerdict);
 """What live traffic says of a revision, gate by gate: bad events at the sites that run it, against what these sites may have.
 
 The usual rate is the site's own, of the 7 days before the switch, drawn towards the fleet's by five imagined events so that a new site
@@ -9,24 +7,32 @@ back. How sure it is, is weighed in evidence; which gates there are stands in ga
 """
 
 import math
-from collections import defaultdict
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, compress
+from operator import mul
 from typing import Literal
 
 from edgefleet.api.policy import Analysis, Metric
 from edgefleet.api.quantities import parse_percent
-from edgefleet.api.report import HealthBaseline, HealthCounts
+from edgefleet.api.report import HealthBaseline
 from edgefleet.core.evidence import Tally, shape_of, weigh_evidence
 from edgefleet.core.gates import AbsoluteGate, LiveGate, RelativeGate
-from edgefleet.core.health import MARKS_PER_HOUR, Stream
+from edgefleet.core.health import MARKS_PER_HOUR, Columns, Stream
 
 PSEUDO_EVENTS = 5.0
 TOLERANCE = 1.25
 """An absolute gate never blames a revision for what its predecessor did as well, and a quarter more."""
+COUNTED: dict[Metric, tuple[str, str, str]] = {
+    "errors": ("requests", "failed", "burst_failed"),
+    "latency": ("requests", "slow", "burst_slow"),
+    "confidence": ("predictions", "unsure", "burst_unsure"),
+}
+"""Of how many, the bad ones, and how bursty these are: fields of HealthCounts and HealthBaseline."""
 
 Group = tuple[str, ...]
+Edge = int | str | None
 Outcome = Literal["Quiet", "Fail", "Hold", "NotApplicable"]
 
 
@@ -63,7 +69,8 @@ class SiteTally:
 class GateVerdict:
     """One gate. `bound` is where evidence is enough; `controls` the smallest number of controls heard for a site; `sites` by name.
 
-    Fail: proved worse. Hold: it would be, had there been enough controls. NotApplicable: a relative gate on a first release.
+    Fail: proved worse. Hold: it would be, had there been enough controls. NotApplicable: a relative gate without a past, as on a
+    first release.
     """
 
     gate: LiveGate
@@ -94,58 +101,74 @@ def judge_gates(
 ) -> tuple[GateVerdict, ...]:
     """One verdict for each gate. `opened` are the marks at which waves opened, `now` that of the look. The same facts give the same
     bits, in whatever order they come."""
-    at_sites = sorted(watched, key=lambda one: one.site)
-    beside = sorted(controls, key=lambda one: one.site)
-    in_force = sum(not gate.dry_run for gate in gates if isinstance(gate, AbsoluteGate) or not first_release)
-    bound = max(1, in_force) / parse_percent(analysis.false_rollback_budget)
-    look = _Look(analysis, at_sites, beside, plan_stakes(opened, now), bound)
-    return tuple(
-        GateVerdict(gate, "NotApplicable", 0, 0, 0.0, 1.0, bound, 0, ())
-        if isinstance(gate, RelativeGate) and first_release
-        else look.judge(gate)
-        for gate in gates
-    )
+    look = Look(gates, analysis, watched=watched, controls=controls, opened=opened, now=now, first_release=first_release)
+    return tuple(map(look.judge, gates))
 
 
 def plan_stakes(opened: Sequence[int], now: int) -> tuple[int, ...]:
-    """The marks at which money is staked: the first wave's opening, then each later one and each full hour, up to `now`."""
-    if not opened:
-        return (now,)
-    first = min(opened)
-    return tuple(sorted({*opened, *range(first, now + 1, MARKS_PER_HOUR)}))
+    """The marks from which money is staked, up to `now`: at the first wave's opening, with each later one, and each hour unless a wave
+    was opened in the last half of it.
+
+    After eight hours the hours grow with the run, four to a doubling: many small stakes would prove less, later. What happened in the
+    5 minutes in which a wave was opened is not staked on again: its opening may have depended on it. No stake depends on what comes
+    after it.
+    """
+    first = min(opened, default=now)
+    later = {mark + 1 for mark in opened if first < mark < now}
+    hours = range(1, (now - first) // MARKS_PER_HOUR + 1)
+    kept = (first + hour * MARKS_PER_HOUR for hour in hours if hour % (1 << max(0, hour.bit_length() - 3)) == 0)
+    apart = {mark for mark in kept if not any(mark - MARKS_PER_HOUR // 2 < opening <= mark + 1 for opening in later)}
+    return (first, *sorted(later | apart))
 
 
-@dataclass(frozen=True, slots=True)
-class _Look:
-    analysis: Analysis
-    watched: Sequence[Watched]
-    controls: Sequence[Control]
-    stakes: tuple[int, ...]
-    bound: float
+def count_requests(streams: Mapping[str, Stream]) -> dict[str, int]:
+    """How many requests each site has answered with the new revision."""
+    return {site: stream.total.requests for site, stream in streams.items()}
+
+
+class Look:
+    """One look at a run: the sites in order of their names, and what the controls show. Made of what judge_gates is."""
+
+    def __init__(
+        self,
+        gates: Sequence[LiveGate],
+        analysis: Analysis,
+        *,
+        watched: Iterable[Watched],
+        controls: Iterable[Control],
+        opened: Sequence[int],
+        now: int,
+        first_release: bool,
+    ) -> None:
+        self.watched = sorted(watched, key=lambda one: one.site)
+        self.controls = sorted(controls, key=lambda one: one.site)
+        self.stakes = plan_stakes(opened, now)
+        self.now = now
+        self.minimum = analysis.controls.min
+        self.shape = shape_of(float(analysis.site_spread))
+        self.first_release = first_release
+        in_force = sum(not gate.dry_run for gate in gates if isinstance(gate, AbsoluteGate) or not first_release)
+        self.bound = max(1, in_force) / parse_percent(analysis.false_rollback_budget)
 
     def judge(self, gate: LiveGate) -> GateVerdict:
-        metric = gate.metric
-        shown = [one for one in self.watched if _delivers(one.stream, metric)]
-        fleet_rate = _pool(
-            [baseline for one in shown if (baseline := one.stream.before)]
-            + [baseline for one in self.controls for stream in one.streams if (baseline := stream.usual) and _delivers(stream, metric)],
-            metric,
-        )
-        surroundings = self._look_around(metric, shown, fleet_rate) if isinstance(gate, RelativeGate) else {}
-        rows = [_Row.of(one, gate, fleet_rate, surroundings.get((one.group, _edge(one.stream, metric)))) for one in shown]
-        shape = shape_of(float(self.analysis.site_spread))
-        sure, own = weigh_evidence([[row.tally(stake, sure=True) for row in rows] for stake in self._stakes()], shape)
-        evidence, outcome = sure, "Fail" if sure >= self.bound else "Quiet"
-        if outcome == "Quiet" and isinstance(gate, RelativeGate):
-            all_of_it, _ = weigh_evidence([[row.tally(stake, sure=False) for row in rows] for stake in self._stakes()], shape)
-            if all_of_it >= self.bound:
-                evidence, outcome = all_of_it, "Hold"
+        """The verdict of one gate."""
+        rows = self.read(gate)
+        if rows is None:
+            return GateVerdict(gate, "NotApplicable", 0, 0, 0.0, 1.0, self.bound, 0, ())
+        evidence, own = weigh_evidence([row.tallies(self.stakes) for row in rows], self.shape)
+        outcome: Outcome = "Fail" if evidence >= self.bound else "Quiet"
+        if outcome == "Quiet" and any(row.unsure for row in rows):
+            everything, _ = weigh_evidence([(row.unsure or row).tallies(self.stakes) for row in rows], self.shape)
+            if everything >= self.bound:
+                evidence, outcome = everything, "Hold"
         sites = tuple(
-            SiteTally(row.site, row.requests, row.seen, math.fsum(row.allowed), alone) for row, alone in zip(rows, own, strict=True)
+            SiteTally(row.site, whole.requests, whole.seen, whole.allow(0), alone)
+            for row, alone in zip(rows, own, strict=True)
+            for whole in [row.unsure or row]
         )
         return GateVerdict(
             gate,
-            outcome,  # type: ignore[arg-type]
+            outcome,
             sum(one.requests for one in sites),
             sum(one.seen for one in sites),
             math.fsum(one.allowed for one in sites),
@@ -155,180 +178,219 @@ class _Look:
             sites,
         )
 
-    def _stakes(self) -> Sequence[int | None]:
-        """None is the first: it counts everything, also what a wrong clock dates before the wave opened."""
-        return (None, *self.stakes[1:])
+    def read(self, gate: LiveGate) -> list["Row"] | None:
+        """What each site that delivers has shown under one gate; None if there is nothing to compare with."""
+        shown = [one for one in self.watched if delivers(one.stream, gate.metric)]
+        if isinstance(gate, RelativeGate) and self.first_release:
+            return None
+        past = {edge: self._pool(shown, gate.metric, edge) for edge in {_edge(one.stream, gate.metric) for one in shown}}
+        around: dict[tuple[Group, Edge], _Surroundings] = {}
+        rows = []
+        for one in shown:
+            edge = _edge(one.stream, gate.metric)
+            fleet_rate = past[edge]
+            if isinstance(gate, AbsoluteGate):
+                rows.append(_read_absolute(one, gate, fleet_rate))
+                continue
+            if fleet_rate is None:
+                return None
+            if (one.group, edge) not in around:
+                around[one.group, edge] = self._look_around(one.group, gate.metric, edge, fleet_rate)
+            rows.append(_read_relative(one, gate, fleet_rate, around[one.group, edge], self.minimum))
+        return rows
 
-    def _look_around(
-        self, metric: Metric, shown: Sequence[Watched], fleet_rate: float | None
-    ) -> dict[tuple[Group, object], "_Surroundings"]:
-        found = {}
-        minimum = self.analysis.controls.min
-        for key in {(one.group, _edge(one.stream, metric)) for one in shown}:
-            group, edge = key
-            near = [
-                (control.site, stream)
-                for control in self.controls
-                if control.group == group
-                for stream in control.streams
-                if _delivers(stream, metric) and _edge(stream, metric) == edge and not stream.skewed
-            ]
-            found[key] = _Surroundings.of(near, metric, fleet_rate, minimum)
-        return found
+    def _pool(self, shown: Sequence[Watched], metric: Metric, edge: Edge) -> float | None:
+        """The rate of all sites that count at this edge; one imagined event keeps it above zero. None if nobody has a past."""
+        pasts = [one.stream.before for one in shown if _edge(one.stream, metric) == edge]
+        pasts += [stream.usual for one in self.controls for stream in one.streams if _edge(stream, metric) == edge]
+        of_name, bad_name, _ = COUNTED[metric]
+        of = sum(getattr(past, of_name) for past in pasts if past)
+        bad = sum(getattr(past, bad_name) for past in pasts if past)
+        return (bad + 1) / (of + 1) if of else None
+
+    def _look_around(self, group: Group, metric: Metric, edge: Edge, fleet_rate: float) -> "_Surroundings":
+        near = [
+            stream
+            for one in self.controls
+            if one.group == group
+            for stream in sorted(one.streams, key=lambda stream: (stream.activation, stream.revision))
+            if delivers(stream, metric) and _edge(stream, metric) == edge and not stream.skewed
+        ]
+        # Clocks may be half a mark off.
+        return _Surroundings.of(near, metric, fleet_rate, self.stakes[0] - 1, self.now + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One site under one gate. `begins` says when each span began; the sums have one entry more: entry i is the sum of the first i spans.
+
+    `moved` sums the answers of each span times the shift that the controls showed in it. What is allowed of a sum is the larger of
+    `share` of the moved answers, and `usual` of these plus `least` of the answers. `unsure`: the same site with everything in it, if not
+    all of its spans had enough controls.
+    """
+
+    site: str
+    burst: float
+    begins: Sequence[int]
+    of: Sequence[int]
+    bad: Sequence[int]
+    moved: Sequence[float]
+    share: float
+    usual: float = 0.0
+    least: float = 0.0
+    controls: int = 0
+    unsure: "Row | None" = None
+
+    @property
+    def requests(self) -> int:
+        """How many answers, or predictions."""
+        return self.of[-1]
+
+    @property
+    def seen(self) -> int:
+        """How many of them were bad."""
+        return self.bad[-1]
+
+    def allow(self, index: int) -> float:
+        """How many bad events are allowed from a span on."""
+        moved = self.moved[-1] - self.moved[index]
+        return max(self.share * moved, self.usual * moved + self.least * (self.of[-1] - self.of[index]))
+
+    def tallies(self, stakes: Sequence[int]) -> list[Tally]:
+        """What happened since each stake. The first counts everything, also what a wrong clock dates before the wave opened."""
+        begins, of, bad, moved = self.begins, self.of, self.bad, self.moved
+        share, usual, least, burst = self.share, self.usual, self.least, self.burst
+        latest = begins[-1] if begins else 0
+        known, tallies = -1, []
+        for stake in stakes:
+            index = 0 if known < 0 else len(begins) if stake > latest else bisect_left(begins, stake, known)
+            if index != known:
+                # The same as allow(), without a call for each of a thousand sites.
+                rest = moved[-1] - moved[index]
+                plain, steps = share * rest, usual * rest + least * (of[-1] - of[index])
+                allowed = plain if plain > steps else steps
+                known, tally = index, ((bad[-1] - bad[index]) / burst, allowed / burst)
+            tallies.append(tally)
+        return tallies
 
 
 @dataclass(frozen=True, slots=True)
 class _Surroundings:
-    """What the controls of one group showed: sums up to each mark, from `first` on, of bad and expected events; and how many were heard
-    in each mark."""
+    """What the controls of one group showed, by mark from `first` on. `bad` and `expected` are running sums with one entry more, `shift` is
+    that of each single mark, `heard` says how many controls had traffic in it."""
 
     first: int
-    bad: tuple[float, ...]
-    expected: tuple[float, ...]
-    heard: tuple[int, ...]
-    minimum: int
+    bad: Sequence[float]
+    expected: Sequence[float]
+    shift: Sequence[float]
+    heard: Sequence[int]
 
     @classmethod
-    def of(cls, near: Sequence[tuple[str, Stream]], metric: Metric, fleet_rate: float | None, minimum: int) -> "_Surroundings":
-        bad: defaultdict[int, float] = defaultdict(float)
-        expected: defaultdict[int, float] = defaultdict(float)
-        heard: defaultdict[int, set[str]] = defaultdict(set)
-        for site, stream in near:
-            rate = _usual(stream.usual, metric, fleet_rate)
-            for span in stream.spans:
-                count, of = _read(span.counts, metric)
-                if rate is None or not of:
-                    continue
-                bad[span.last] += count
-                expected[span.last] += of * rate
-                # A control that was cut off for long says nothing of single minutes.
-                for mark in range(max(span.first, span.last - MARKS_PER_HOUR), span.last + 1):
-                    heard[mark].add(site)
-        if not heard:
-            return cls(0, (), (), (), minimum)
-        first, last = min(heard), max(heard)
-        marks = range(first, last + 1)
-        return cls(
-            first,
-            tuple(accumulate(bad.get(mark, 0.0) for mark in marks)),
-            tuple(accumulate(expected.get(mark, 0.0) for mark in marks)),
-            tuple(len(heard.get(mark, ())) for mark in marks),
-            minimum,
-        )
-
-    def count(self, first: int, last: int) -> int:
-        """How many controls were heard in these marks."""
-        return max(self.heard[max(0, first - self.first) : max(0, last + 1 - self.first)], default=0)
-
-    def shift(self, first: int, last: int) -> float:
-        """Bad over expected events in these marks, each with one imagined event."""
-        low, high = first - self.first - 1, min(last - self.first, len(self.bad) - 1)
-        if high < 0:
-            return 1.0
-        bad, expected = self.bad[high], self.expected[high]
-        if low >= 0:
-            below = min(low, len(self.bad) - 1)
-            bad, expected = bad - self.bad[below], expected - self.expected[below]
-        return (bad + 1) / (expected + 1)
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """One site under one gate: for each span when it began, what was seen, what is allowed, and whether enough controls were heard."""
-
-    site: str
-    requests: int
-    seen: int
-    burst: float
-    controls: int
-    begins: tuple[int, ...]
-    bad: tuple[int, ...]
-    allowed: tuple[float, ...]
-    sure: tuple[bool, ...]
-
-    @classmethod
-    def of(cls, one: Watched, gate: LiveGate, fleet_rate: float | None, around: _Surroundings | None) -> "_Row":
-        usual = _usual(one.stream.before, gate.metric, fleet_rate) or 0.0
-        begins, bad, allowed, sure = [], [], [], []
-        requests = seen = 0
-        heard = [0]
-        for span in one.stream.spans:
-            count, of = _read(span.counts, gate.metric)
-            if not of:
+    def of(cls, near: Sequence[Stream], metric: Metric, fleet_rate: float, first: int, last: int) -> "_Surroundings":
+        """From the streams of the controls, in a fixed order. Events of a span that is wider than a mark are spread over it; of one wider
+        than an hour nobody knows what belongs where."""
+        of_name, bad_name, _ = COUNTED[metric]
+        size = max(last - first + 1, 1)
+        bad, expected, heard = [0.0] * size, [0.0] * size, [0] * size
+        for stream in near:
+            if stream.usual is None or not getattr(stream.usual, of_name):
                 continue
-            requests, seen = requests + of, seen + count
-            begins.append(span.first)
-            bad.append(count)
-            if isinstance(gate, AbsoluteGate) or around is None:
-                rate, known = _allow(gate, usual), isinstance(gate, AbsoluteGate)
-            else:
-                known = not one.stream.skewed and around.count(span.first, span.last) >= around.minimum
-                rate = _allow(gate, usual * (around.shift(span.first, span.last) if known else 1.0))
-                heard.append(around.count(span.first, span.last))
-            allowed.append(of * rate)
-            sure.append(known)
-        burst = max(1.0, _burst(one.stream.before, gate.metric))
-        return cls(one.site, requests, seen, burst, max(heard), tuple(begins), tuple(bad), tuple(allowed), tuple(sure))
+            rate = _usual(stream.usual, metric, fleet_rate)
+            columns = stream.columns
+            start = bisect_left(columns.first, first)
+            spans = zip(
+                columns.first[start:], columns.last[start:], columns.counts[of_name][start:], columns.counts[bad_name][start:], strict=True
+            )
+            for begin, end, of, count in spans:
+                if begin == end:
+                    if of and end <= last:
+                        place = end - first
+                        bad[place] += count
+                        expected[place] += rate * of
+                        heard[place] += 1
+                elif of and end - begin < MARKS_PER_HOUR:
+                    width = end - begin + 1
+                    for place in range(begin - first, min(end, last) - first + 1):
+                        bad[place] += count / width
+                        expected[place] += rate * of / width
+                        heard[place] += 1
+        shift = [(count + 1) / (of + 1) for count, of in zip(bad, expected, strict=True)]
+        return cls(first, tuple(accumulate(bad, initial=0.0)), tuple(accumulate(expected, initial=0.0)), shift, heard)
 
-    def tally(self, stake: int | None, *, sure: bool) -> Tally:
-        """What happened since a stake; `sure`: only where enough controls were heard."""
-        chosen = [index for index, begin in enumerate(self.begins) if (stake is None or begin >= stake) and (self.sure[index] or not sure)]
-        seen = sum(self.bad[index] for index in chosen)
-        return Tally(seen / self.burst, math.fsum(self.allowed[index] for index in chosen) / self.burst)
+    def move_all(self, columns: Columns) -> tuple[Sequence[float], Sequence[int]]:
+        """The shift over each span, and the number of controls heard in it."""
+        low = columns.first[0] - self.first if columns.first else 0
+        if columns.gapless and low >= 0 and low + len(columns.first) <= len(self.heard):
+            return self.shift[low : low + len(columns.first)], self.heard[low : low + len(columns.first)]
+        moves = list(map(self.move, columns.first, columns.last))
+        return [shift for shift, _ in moves], [count for _, count in moves]
 
-
-def _allow(gate: LiveGate, usual: float) -> float:
-    match gate:
-        case AbsoluteGate():
-            return max(gate.limit, TOLERANCE * usual)
-        case RelativeGate():
-            return max(usual * (1 + gate.max_increase), usual + gate.min_increase)
-
-
-def _read(counts: HealthCounts, metric: Metric) -> tuple[int, int]:
-    """(bad events, of how many)"""
-    match metric:
-        case "errors":
-            return counts.failed, counts.requests
-        case "latency":
-            return counts.slow, counts.requests
-        case "confidence":
-            return counts.unsure, counts.predictions
-
-
-def _read_baseline(baseline: HealthBaseline, metric: Metric) -> tuple[int, int]:
-    return _read(HealthCounts(*baseline[:5]), metric)
+    def move(self, begin: int, end: int) -> tuple[float, int]:
+        """The shift over these marks (bad over expected events, each with one imagined), and the smallest number of controls heard."""
+        low, high = begin - self.first, end - self.first
+        if low < 0 or high >= len(self.heard):
+            return 1.0, 0
+        if low == high:
+            return self.shift[low], self.heard[low]
+        bad, expected = self.bad[high + 1] - self.bad[low], self.expected[high + 1] - self.expected[low]
+        return (bad + 1) / (expected + 1), min(self.heard[low : high + 1])
 
 
-def _burst(baseline: HealthBaseline | None, metric: Metric) -> float:
-    if baseline is None:
-        return 1.0
-    return {"errors": baseline.burst_failed, "latency": baseline.burst_slow, "confidence": baseline.burst_unsure}[metric]
+def _read_absolute(one: Watched, gate: AbsoluteGate, fleet_rate: float | None) -> Row:
+    of_name, bad_name, _ = COUNTED[gate.metric]
+    columns = one.stream.columns
+    usual = 0.0 if fleet_rate is None else _usual(one.stream.before, gate.metric, fleet_rate)
+    share = max(gate.limit, TOLERANCE * usual)
+    of = columns.sums[of_name]
+    return Row(one.site, _burst(one.stream, gate.metric), columns.first, of, columns.sums[bad_name], of, share)
 
 
-def _edge(stream: Stream, metric: Metric) -> object:
-    """Where the line between good and bad was drawn at this site."""
-    return {"errors": 0, "latency": stream.le_ms, "confidence": stream.ge}[metric]
+def _read_relative(one: Watched, gate: RelativeGate, fleet_rate: float, around: _Surroundings, minimum: int) -> Row:
+    of_name, bad_name, _ = COUNTED[gate.metric]
+    columns = one.stream.columns
+    usual = _usual(one.stream.before, gate.metric, fleet_rate)
+    burst = _burst(one.stream, gate.metric)
+    shares = (usual * (1 + gate.max_increase), usual, gate.min_increase)
+    # Nobody knows what the controls showed in the same minutes if the site's minutes are wrong.
+    nobody = (len(columns.first) * [1.0], len(columns.first) * [0])
+    shifts, heard_in = nobody if one.stream.skewed else around.move_all(columns)
+    of, bad, heard = columns.counts[of_name], columns.counts[bad_name], max(heard_in, default=0)
+    if min(heard_in, default=minimum) >= minimum:
+        moved = tuple(accumulate(map(mul, of, shifts), initial=0.0))
+        return Row(one.site, burst, columns.first, columns.sums[of_name], columns.sums[bad_name], moved, *shares, heard)
+    sure = [count >= minimum for count in heard_in]
+    shifts = [shift if known else 1.0 for shift, known in zip(shifts, sure, strict=True)]
+    everything = tuple(accumulate(map(mul, of, shifts), initial=0.0))
+    unsure = Row(one.site, burst, columns.first, columns.sums[of_name], columns.sums[bad_name], everything, *shares, heard)
+    return Row(
+        one.site,
+        burst,
+        tuple(compress(columns.first, sure)),
+        tuple(accumulate(compress(of, sure), initial=0)),
+        tuple(accumulate(compress(bad, sure), initial=0)),
+        tuple(accumulate(map(mul, compress(of, sure), compress(shifts, sure)), initial=0.0)),
+        *shares,
+        heard,
+        unsure,
+    )
 
 
-def _delivers(stream: Stream, metric: Metric) -> bool:
-    return _edge(stream, metric) is not None
-
-
-def _pool(baselines: Sequence[HealthBaseline], metric: Metric) -> float | None:
-    """The fleet's rate; one imagined event keeps it above zero. None if nobody has a past."""
-    bad, of = (sum(part) for part in zip((0, 0), *(_read_baseline(one, metric) for one in baselines), strict=True))
-    return (bad + 1) / (of + 1) if of else None
-
-
-def _usual(baseline: HealthBaseline | None, metric: Metric, fleet_rate: float | None) -> float | None:
+def _usual(baseline: HealthBaseline | None, metric: Metric, fleet_rate: float) -> float:
     """A site's own rate, drawn towards the fleet's."""
-    if fleet_rate is None:
-        return None
-    bad, of = _read_baseline(baseline, metric) if baseline else (0, 0)
-    return (bad + PSEUDO_EVENTS) / (of + PSEUDO_EVENTS / fleet_rate)
+    of_name, bad_name, _ = COUNTED[metric]
+    bad, of = (getattr(baseline, bad_name), getattr(baseline, of_name)) if baseline else (0, 0)
+    return float((bad + PSEUDO_EVENTS) / (of + PSEUDO_EVENTS / fleet_rate))
 
 
-def count_requests(streams: Mapping[str, Stream]) -> dict[str, int]:
-    """How many requests each site has answered with the new revision."""
-    return {site: stream.total.requests for site, stream in streams.items()}
+def _burst(stream: Stream, metric: Metric) -> float:
+    return max(1.0, getattr(stream.before, COUNTED[metric][2])) if stream.before else 1.0
+
+
+def _edge(stream: Stream, metric: Metric) -> Edge:
+    """Where the line between good and bad was drawn at this site."""
+    return stream.le_ms if metric == "latency" else stream.ge if metric == "confidence" else None
+
+
+def delivers(stream: Stream, metric: Metric) -> bool:
+    """Whether the site counts what gates on this metric judge."""
+    return metric == "errors" or _edge(stream, metric) is not None
