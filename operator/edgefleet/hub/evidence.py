@@ -9,13 +9,13 @@ decided in core.
 import base64
 import binascii
 import hashlib
-import json
 import logging
 import time
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from edgefleet.api.meta import FLEET_LABEL, GROUP
 from edgefleet.api.report import MARK_SECONDS
@@ -34,6 +34,7 @@ ENTRY = "record.jsonl.z"
 SITES_PER_CHUNK = 250
 STORE_EVERY_SECONDS = 600.0
 """Less than the hour that a Lease carries."""
+ACTIVATIONS_PER_SITE = 4
 SOON = timedelta(milliseconds=200)
 LATER = timedelta(seconds=10)
 Streams = dict[tuple[str, int], Stream]
@@ -132,21 +133,25 @@ class Evidence:
         bodies = await self._api.list(CONFIG_MAPS, fleet.namespace, labels=f"{EVIDENCE_LABEL}={run}")
         found = []
         for line in read_lines(bodies):
-            one = decode_line(line)
+            try:
+                one = decode_line(line)
+            except ValueError as error:
+                log.warning("run %s: a line of its evidence cannot be read: %s", run, error)
+                continue
             if isinstance(one, tuple):
                 found.append(one)
         return found
 
 
-def read_lines(bodies: Iterable[Mapping[str, object]]) -> list[str]:
+def read_lines(bodies: Iterable[Mapping[str, Any]]) -> list[str]:
     """The lines of a run's evidence ConfigMaps, in order; one that cannot be read is left out and said."""
     lines = []
-    for body in sorted(bodies, key=lambda one: one["metadata"]["name"]):  # type: ignore[index]
+    for body in sorted(bodies, key=lambda one: one["metadata"]["name"]):
         data = body.get("binaryData") or {}
         try:
-            lines += zlib.decompress(base64.b64decode(data[ENTRY])).decode().splitlines()  # type: ignore[index]
-        except (KeyError, zlib.error, binascii.Error, UnicodeDecodeError, json.JSONDecodeError) as error:
-            log.warning("ConfigMap %s holds no evidence that can be read: %s", body["metadata"]["name"], error)  # type: ignore[index]
+            lines += zlib.decompress(base64.b64decode(data[ENTRY])).decode().splitlines()
+        except (KeyError, zlib.error, binascii.Error, UnicodeDecodeError) as error:
+            log.warning("ConfigMap %s holds no evidence that can be read: %s", body["metadata"]["name"], error)
     return lines
 
 
@@ -154,6 +159,9 @@ def _add(streams: Streams, stream: Stream) -> None:
     key = (stream.revision, stream.activation)
     held = streams.get(key)
     streams[key] = stream if held is None else merge_streams(held, stream)
+    # A site names its activations as it likes: only the newest are of interest, and the others would fill the memory.
+    while len(streams) > ACTIVATIONS_PER_SITE:
+        del streams[min(streams, key=lambda key: (key[1], key[0]))]
 
 
 def _bad(streams: Iterable[Stream], revision: str) -> tuple[int, int, int] | None:
