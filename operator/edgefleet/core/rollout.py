@@ -229,11 +229,11 @@ class _Pass:
 
     def _is_left_over(self, index: int, group: Sequence[SiteProgress], proven: set[str]) -> bool:
         """Whether only sites that cannot be had are left: the last wave of a revision that earlier waves proved. They do not keep the run
-        from its end (nor count for it), and catch up with stable when they are back."""
+        from its end (nor count for it), and catch up with stable when they are back. How many may have failed, maxFailed says."""
         return (
             bool(proven)
             and index == max(one.wave for one in self.progress)
-            and all(one.stand is Stand.OUT or (one.stand is Stand.SKIPPED and one.reason == UNREACHABLE) for one in group)
+            and all(one.failed or one.stand is Stand.OUT or (one.stand is Stand.SKIPPED and one.reason == UNREACHABLE) for one in group)
         )
 
     def _hold(self) -> tuple[str, str] | None:

@@ -120,3 +120,31 @@ def test_a_site_held_in_mid_run_is_left_alone_and_catches_up_when_the_hold_ends(
     hold(simulator, waiting, None)
     simulator.pass_time(10)
     assert simulator.sites[waiting].active == B.hash
+
+
+def test_unreachable_sites_are_drawn_last_so_that_no_canary_is_one() -> None:
+    simulator = promoted(6)
+    for name in ("s0", "s2", "s4"):
+        simulator.sites[name].down = ((simulator.minute, simulator.minute + WEEK),)
+    simulator.pass_time(10)
+    release(simulator, B)
+    plan = simulator.runs[-1].plan
+    assert {one.site for one in plan[:3]} == {"s1", "s3", "s5"}
+
+
+def test_a_last_wave_of_which_nobody_can_be_had_does_not_keep_the_run_from_its_end() -> None:
+    """Its wave has not passed, and the run says who is not proven."""
+    simulator = build(
+        4, A, policy=policy({"name": "half", "percent": 50}, {"name": "all", "percent": 100}, unreachable={"skipAfter": "30m"})
+    )
+    simulator.run_until(ended(A.version, "Promoted"), 240)  # type: ignore[arg-type]
+    away = ("s0", "s1")
+    for name in away:
+        simulator.sites[name].down = ((simulator.minute, simulator.minute + WEEK),)
+    simulator.pass_time(10)
+    release(simulator, B)
+    run = simulator.runs[-1]
+    assert [wave.passed_at is None for wave in run.status.waves] == [False, True]
+    assert "not proven: s0, s1" in run.status.message
+    simulator.pass_time(WEEK)
+    assert set(simulator.serving().values()) == {B.hash}
