@@ -129,7 +129,10 @@ class FakeSite:
     async def _obey(self, api: Api, record: AssignmentRecord) -> None:
         spec = record.spec
         order = open_order(spec.envelope, [self.hub_key])
-        assert (order.site, order.sequence) == (self.name, spec.sequence), "the envelope says another thing than the spec"
+        revision = order.revision.hash if order.revision else None
+        assert (order.site, order.sequence, revision) == (self.name, spec.sequence, spec.revision), (
+            "the envelope says another thing than the spec"
+        )
         self.orders.append(spec)
         now = datetime.now(UTC)
         answer = self.behaviour(spec)

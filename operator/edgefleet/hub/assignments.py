@@ -16,7 +16,6 @@ from edgefleet.core.facts import FleetKey
 from edgefleet.core.upkeep import ORDER_LIFETIME
 from edgefleet.core.variants import fit_serving
 from edgefleet.hub.inventory import Inventory
-from edgefleet.hub.settings import FIELD_MANAGER
 from edgefleet.kube.client import Api
 from edgefleet.kube.errors import Conflict
 from edgefleet.kube.resources import SITE_ASSIGNMENTS
@@ -57,12 +56,15 @@ class AssignmentWriter:
         if held is not None and order.sequence < held.spec.sequence:
             # A renewal of what was replaced since the decision.
             raise Conflict(409, f"{namespace}/{name} has sequence {held.spec.sequence} now, not {order.sequence}")
-        labels = {SITE_LABEL: task.site, FLEET_LABEL: fleet.name, f"{FLEET_LABEL}-namespace": fleet.namespace}
+        labels = {
+            SITE_LABEL: task.site,
+            FLEET_LABEL: fleet.name,
+            f"{FLEET_LABEL}-namespace": fleet.namespace,
+            RUN_LABEL: task.run or None,
+            QUARANTINE_LABEL: task.quarantine or None,
+        }
         metadata: dict[str, Any] = {"name": name, "namespace": namespace, "labels": labels}
-        if task.run:
-            labels[RUN_LABEL] = task.run
-        if task.quarantine:
-            labels[QUARANTINE_LABEL] = task.quarantine
+        revision = order.revision
         spec: dict[str, Any] = {
             "site": order.site,
             "fleet": order.fleet,
@@ -71,17 +73,18 @@ class AssignmentWriter:
             "model": order.model,
             "expiresAt": format_time(order.expires_at),
             "envelope": sign_order(order, self._key),
+            "revision": revision.hash if revision else None,
+            "version": revision.version if revision else None,
+            "variant": revision.variant.name if revision else None,
         }
-        if order.revision is not None:
-            spec["revision"] = order.revision.hash
-            spec["version"] = order.revision.version
-            spec["variant"] = order.revision.variant.name
         body = {"metadata": metadata, "spec": spec}
         if held is None:
-            answer = await self._api.create(SITE_ASSIGNMENTS, body)
+            metadata["labels"] = _present(labels)
+            answer = await self._api.create(SITE_ASSIGNMENTS, {"metadata": metadata, "spec": _present(spec)})
         else:
             metadata["resourceVersion"] = held.metadata.resource_version
-            answer = await self._api.apply(SITE_ASSIGNMENTS, body, manager=FIELD_MANAGER)
+            # A merge patch: what is None goes away. A server-side apply takes away only what was applied, and not what `create` wrote.
+            answer = await self._api.patch(SITE_ASSIGNMENTS, name, namespace, body)
         self._inventory.assignments.observe(answer)
 
     def _order(self, fleet: FleetKey, model: str, task: Task, held: int) -> Order:
@@ -123,3 +126,7 @@ class AssignmentWriter:
             golden=revision.golden,
             slo=revision.slo,
         )
+
+
+def _present(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}

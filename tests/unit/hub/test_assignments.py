@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from edgefleet.api.meta import RUN_LABEL
 from edgefleet.core.facts import FleetKey
 from edgefleet.hub.assignments import AssignmentWriter, Task
 from edgefleet.hub.inventory import Inventory
@@ -17,15 +18,24 @@ def ignore(_: object) -> None:
     return
 
 
+def present(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
+
+
 class Cluster:
-    """Keeps the sequences that are written."""
+    """Keeps the sequences that are written, and the last body."""
 
     def __init__(self) -> None:
         self.written: list[int] = []
+        self.body: dict[str, Any] = {}
 
-    async def apply(self, resource: object, body: dict[str, Any], *, manager: str) -> dict[str, Any]:
+    async def patch(self, resource: object, name: str, namespace: str, body: dict[str, Any]) -> dict[str, Any]:
         self.written.append(body["spec"]["sequence"])
-        return {**body, "metadata": {**body["metadata"], "resourceVersion": str(10 + len(self.written))}}
+        self.body = body
+        return {
+            "metadata": {"name": name, "namespace": namespace, "resourceVersion": str(10 + len(self.written))},
+            "spec": present(body["spec"]),
+        }
 
 
 async def test_a_renewal_of_what_was_replaced_meanwhile_is_not_written() -> None:
@@ -44,3 +54,6 @@ async def test_a_renewal_of_what_was_replaced_meanwhile_is_not_written() -> None
     await writer.apply(FLEET, "weld", Task("berlin", sequence=5))
     await writer.apply(FLEET, "weld", Task("berlin"))
     assert cluster.written == [5, 6]
+    # What the order before it said, a merge patch takes away only where it is named.
+    assert {name for name, value in cluster.body["spec"].items() if value is None} == {"revision", "version", "variant"}
+    assert cluster.body["metadata"]["labels"][RUN_LABEL] is None
