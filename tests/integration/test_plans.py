@@ -12,6 +12,8 @@ from edgefleet.api.rollout import ModelRollout
 from edgefleet.core.actions import StartRun
 from edgefleet.core.facts import FleetKey, PlannedSite
 from edgefleet.hub import runs as module
+from edgefleet.hub.events import Events
+from edgefleet.hub.evidence import Evidence
 from edgefleet.hub.gathering import Gatherer
 from edgefleet.hub.inventory import Inventory
 from edgefleet.hub.plans import apply_plan, apply_plan_owner, chunk_name, encode_plan, fetch_plan, settle_leftovers
@@ -69,7 +71,7 @@ async def test_a_hub_that_dies_before_the_run_owns_its_plan_loses_nothing(api: A
 
     monkeypatch.setattr(module, "apply_plan_owner", die)
     with pytest.raises(Died):
-        await Runs(api).start(FleetKey(team, "plants"), start_of("plants"))
+        await Runs(api, Events(api, {})).start(FleetKey(team, "plants"), start_of("plants"))
     orphan = await apply_plan(api, team, "plants", PLAN[:1])
     await settle_leftovers(api)
     run = ModelRollout.parse(await api.get(MODEL_ROLLOUTS, "plants-1", team))
@@ -81,17 +83,18 @@ async def test_a_hub_that_dies_before_the_run_owns_its_plan_loses_nothing(api: A
 
 async def test_a_run_whose_plan_is_lost_is_named_and_hurts_no_other_fleet(api: Api, lab: Lab, team: str) -> None:
     nothing: Any = None
-    inventory = Inventory(nothing, on_fleet=nothing, on_site=nothing, on_renewal=nothing, on_heartbeat=nothing)
+    inventory = Inventory(nothing, on_fleet=nothing, on_site=nothing, on_renewal=nothing, on_health=nothing, on_heartbeat=nothing)
+    evidence = Evidence(api, inventory)
     async with Api.connect(lab.hub.kubeconfig, user_agent="test") as person:
         spec = {"siteSelector": {}, "modelRef": {"name": "weld"}}
         await person.create(EDGE_FLEETS, {"metadata": {"name": "plants", "namespace": team}, "spec": spec})
-    await Runs(api).start(FleetKey(team, "plants"), start_of("plants"))
-    found = await Gatherer(api, inventory, {}).gather(FleetKey(team, "plants"))
+    await Runs(api, Events(api, {})).start(FleetKey(team, "plants"), start_of("plants"))
+    found = await Gatherer(api, inventory, evidence, {}).gather(FleetKey(team, "plants"))
     assert found is not None
     assert ([run.plan for run in found[1].runs], found[1].unreadable) == ([PLAN], ())
     ref, _ = encode_plan(PLAN)
     await api.delete(CONFIG_MAPS, chunk_name(ref, 0), team)
-    found = await Gatherer(api, inventory, {}).gather(FleetKey(team, "plants"))
+    found = await Gatherer(api, inventory, evidence, {}).gather(FleetKey(team, "plants"))
     assert found is not None
     assert found[1].runs == ()
     assert "ModelRollout plants-1 cannot be used" in found[1].unreadable[0]
@@ -99,14 +102,14 @@ async def test_a_run_whose_plan_is_lost_is_named_and_hurts_no_other_fleet(api: A
 
 
 async def test_runs_with_equal_plans_own_them_together(api: Api, team: str) -> None:
-    runs = Runs(api)
+    runs = Runs(api, Events(api, {}))
     await runs.start(FleetKey(team, "plants"), start_of("plants"))
     await runs.start(FleetKey(team, "shops"), start_of("shops"))
     assert await owners(api, team) == ["plants-1", "shops-1"]
 
 
 async def test_a_plan_that_went_with_an_equal_run_is_written_again(api: Api, team: str) -> None:
-    await Runs(api).start(FleetKey(team, "plants"), start_of("plants"))
+    await Runs(api, Events(api, {})).start(FleetKey(team, "plants"), start_of("plants"))
     ref, _ = encode_plan(PLAN)
     await api.delete(CONFIG_MAPS, chunk_name(ref, 0), team)
     await apply_plan_owner(api, await api.get(MODEL_ROLLOUTS, "plants-1", team), PLAN)

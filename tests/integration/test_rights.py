@@ -69,6 +69,24 @@ def lease_body(site: str, name: str = "agent") -> dict[str, Any]:
     }
 
 
+def event_body(namespace: str) -> dict[str, Any]:
+    regarding = {"apiVersion": "edgefleet.io/v1alpha1", "kind": "EdgeFleet", "name": "plants", "namespace": "team", "uid": "u"}
+    if namespace == "default":
+        regarding = {"apiVersion": "edgefleet.io/v1alpha1", "kind": "EdgeSite", "name": "berlin", "uid": "u"}
+    return {
+        "apiVersion": "events.k8s.io/v1",
+        "kind": "Event",
+        "metadata": {"name": "plants.1", "namespace": namespace},
+        "eventTime": "2030-01-01T00:00:00.000000Z",
+        "reportingController": "edgefleet.io/hub",
+        "reportingInstance": "edgefleet-hub",
+        "action": "Reconcile",
+        "type": "Normal",
+        "reason": "WaveOpened",
+        "regarding": regarding,
+    }
+
+
 @pytest.fixture(scope="module")
 def people(lab: Lab) -> Iterator[dict[str, Kubectl]]:
     """kubectl as the administrator, as the hub, as two sites."""
@@ -125,6 +143,8 @@ ALLOWED: list[tuple[str, str, list[str], Any]] = [
     ("a site reads the trust bundle", "berlin", ["get", "configmaps", "-n", "edgesite-berlin"], None),
     ("the hub lists sites", "hub", ["get", "edgesites"], None),
     ("the hub writes a run's status", "hub", ["patch", "modelrollout", "plants-1", "-n", "team", "--subresource=status", "--type=merge", "-p", '{"status":{"phase":"Rolling"}}'], None),
+    ("the hub tells of a fleet", "hub", ["create", "-f", "-"], event_body("team")),
+    ("the hub tells of a site", "hub", ["create", "-f", "-"], event_body("default")),
     ("a person pauses a run", "admin", ["patch", "modelrollout", "plants-1", "-n", "team", "--type=merge", "-p", '{"spec":{"control":{"paused":true}}}'], None),
     ("a person labels a run", "admin", ["label", "modelrollout", "plants-1", "-n", "team", "ticket=42"], None),
     ("the hub labels a run's outcome", "hub", ["label", "modelrollout", "plants-1", "-n", "team", "edgefleet.io/outcome=Promoted", "--dry-run=server"], None),
@@ -153,6 +173,8 @@ REFUSED: list[tuple[str, str, list[str], Any, str]] = [
     ("somebody approves as another", "admin", ["patch", "modelrollout", "plants-1", "-n", "team", "--type=merge", "-p", '{"spec":{"control":{"approvals":[{"wave":"canary","by":"alice"}]}}}'], None, "must be your own user name"),
     ("the hub pauses a run", "hub", ["patch", "modelrollout", "plants-1", "-n", "team", "--type=merge", "-p", '{"spec":{"control":{"aborted":true}}}'], None, "the hub never writes spec.control"),
     ("the hub makes a policy", "hub", ["create", "-f", "-"], {"apiVersion": "edgefleet.io/v1alpha1", "kind": "RolloutPolicy", "metadata": {"name": "lax", "namespace": "team"}, "spec": {"waves": [{"name": "all", "percent": 100}]}}, "no policy but its heartbeat"),
+    ("the hub changes what was told", "hub", ["delete", "events.events.k8s.io", "--all", "-n", "team"], None, "forbidden"),
+    ("a site tells of itself", "berlin", ["create", "-f", "-"], event_body("edgesite-berlin"), "forbidden"),
     ("the hub reads all Secrets at once", "hub", ["get", "secrets", "-A"], None, "forbidden"),
     ("the hub makes itself an administrator", "hub", ["create", "clusterrolebinding", "x", "--clusterrole=cluster-admin", "--user=edgefleet:hub"], None, "forbidden"),
     ("the hub binds a stronger role", "hub", ["create", "rolebinding", "x", "-n", "team", "--clusterrole=cluster-admin", "--user=edgefleet:hub"], None, "forbidden"),

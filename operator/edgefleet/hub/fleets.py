@@ -28,10 +28,12 @@ from edgefleet.core.actions import (
     WithdrawSite,
 )
 from edgefleet.core.decisions import FleetDecision
+from edgefleet.core.events import plan_fleet_events, plan_quarantine_events
 from edgefleet.core.facts import FleetFacts, FleetKey
 from edgefleet.core.fleet import decide_fleet
 from edgefleet.core.status import summarise_fleet
 from edgefleet.hub.assignments import AssignmentWriter, Task
+from edgefleet.hub.events import Events
 from edgefleet.hub.evidence import Evidence
 from edgefleet.hub.gathering import Gatherer
 from edgefleet.hub.queue import until
@@ -52,8 +54,18 @@ CONFLICT_RETRY = timedelta(milliseconds=100)
 class Fleets:
     """Reconciles EdgeFleets."""
 
-    def __init__(self, api: Api, gatherer: Gatherer, writer: AssignmentWriter, runs: Runs, evidence: Evidence, settings: Settings) -> None:
+    def __init__(
+        self,
+        api: Api,
+        gatherer: Gatherer,
+        writer: AssignmentWriter,
+        runs: Runs,
+        evidence: Evidence,
+        events: Events,
+        settings: Settings,
+    ) -> None:
         self._api = api
+        self._events = events
         self._evidence = evidence
         self._gatherer = gatherer
         self._writer = writer
@@ -86,6 +98,7 @@ class Fleets:
         self._unheard[key] = decision.rollout.unheard if decision.rollout else frozenset()
         try:
             later = await self._record(facts, decision)
+            await self._events.tell(EDGE_FLEETS, fleet.metadata, plan_quarantine_events(decision.run, decision.actions))
             retry = await self._act(facts, decision.actions)
         except Conflict as conflict:
             log.info("fleet %s: %s; looking again", key, conflict)
@@ -99,6 +112,7 @@ class Fleets:
             wait = self._written.get(key, 0.0) + STATUS_SPACING_SECONDS - time.monotonic()
             if status.conditions == fleet.status.conditions and wait > 0:
                 return min(wanted, timedelta(seconds=wait)) if wanted is not None else timedelta(seconds=wait)
+            await self._events.tell(EDGE_FLEETS, fleet.metadata, plan_fleet_events(fleet.status, status))
             body = {"metadata": {"name": key.name, "namespace": key.namespace}, "status": status.to_json_dict()}
             try:
                 await self._api.apply(EDGE_FLEETS, body, manager=FIELD_MANAGER, subresource="status")

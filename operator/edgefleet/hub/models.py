@@ -16,9 +16,11 @@ from datetime import UTC, datetime, timedelta
 from edgefleet.api.meta import format_time
 from edgefleet.api.model import EdgeModel, Release
 from edgefleet.api.quantities import parse_duration
+from edgefleet.core.events import plan_model_events
 from edgefleet.core.facts import ModelFacts
 from edgefleet.core.revision import compute_revision
 from edgefleet.core.status import summarise_model
+from edgefleet.hub.events import Events
 from edgefleet.hub.settings import FIELD_MANAGER
 from edgefleet.kube.client import Api
 from edgefleet.kube.errors import NotFound
@@ -52,8 +54,9 @@ class Failure:
 class Models:
     """Reconciles EdgeModels. `registry` is safe for several threads."""
 
-    def __init__(self, api: Api, registry: RegistryClient) -> None:
+    def __init__(self, api: Api, registry: RegistryClient, events: Events) -> None:
         self._api = api
+        self._events = events
         self._registry = registry
         self._threads = ThreadPoolExecutor(CONCURRENCY, thread_name_prefix="registry")
         self._verified: dict[tuple[str, str], tuple[str, Release]] = {}
@@ -84,6 +87,7 @@ class Models:
         if status != model.status:
             if failure:
                 log.warning("EdgeModel %s/%s: %s: %s", namespace, name, failure.reason, failure.message)
+            await self._events.tell(EDGE_MODELS, model.metadata, plan_model_events(model.status, status))
             body = {"metadata": {"name": name, "namespace": namespace}, "status": status.to_json_dict()}
             await self._api.apply(EDGE_MODELS, body, manager=FIELD_MANAGER, subresource="status")
         return min(interval, RETRY_AFTER_FAILURE) if failure else interval

@@ -18,6 +18,7 @@ from edgefleet.api.fleet import EdgeFleet
 from edgefleet.api.meta import TRUST_BUNDLE, TRUST_BUNDLE_ENTRY
 from edgefleet.core.facts import FleetKey
 from edgefleet.hub.assignments import AssignmentWriter
+from edgefleet.hub.events import Events
 from edgefleet.hub.evidence import Evidence
 from edgefleet.hub.fleets import Fleets
 from edgefleet.hub.gate import wait_until_served
@@ -61,12 +62,13 @@ class Hub:
             on_health=self._traffic_heard,
             on_heartbeat=self._lease_beat,
         )
-        self.models = Models(api, registry)
-        self.sites = Sites(api, self.inventory)
+        self.events = Events(api, self._known)
+        self.models = Models(api, registry, self.events)
+        self.sites = Sites(api, self.inventory, self.events)
         writer = AssignmentWriter(api, self.inventory, key)
         self.evidence = Evidence(api, self.inventory)
         gatherer = Gatherer(api, self.inventory, self.evidence, self._known)
-        self.fleets = Fleets(api, gatherer, writer, Runs(api), self.evidence, settings)
+        self.fleets = Fleets(api, gatherer, writer, Runs(api, self.events), self.evidence, self.events, settings)
         self.model_queue: PassQueue[tuple[str, str]] = PassQueue("EdgeModel", self.models.reconcile, concurrency=CONCURRENCY)
         self.site_queue: PassQueue[str] = PassQueue("EdgeSite", self.sites.reconcile, concurrency=16)
         self.fleet_queue: PassQueue[FleetKey] = PassQueue("EdgeFleet", self._reconcile_fleet)

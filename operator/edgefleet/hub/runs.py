@@ -10,7 +10,9 @@ from typing import Any
 from edgefleet.api.meta import FLEET_LABEL, OUTCOME_LABEL, format_time
 from edgefleet.api.rollout import ModelRollout, ModelRolloutStatus, Outcome, PlanRef
 from edgefleet.core.actions import AdoptRun, EndRun, StartRun
+from edgefleet.core.events import plan_run_events
 from edgefleet.core.facts import FleetKey, PlannedSite
+from edgefleet.hub.events import Events
 from edgefleet.hub.plans import apply_plan, apply_plan_owner, encode_plan
 from edgefleet.hub.settings import FIELD_MANAGER
 from edgefleet.kube.client import Api
@@ -23,8 +25,9 @@ log = logging.getLogger(__name__)
 class Runs:
     """Makes, records, ends and forgets runs."""
 
-    def __init__(self, api: Api) -> None:
+    def __init__(self, api: Api, events: Events) -> None:
         self._api = api
+        self._events = events
 
     async def start(self, fleet: FleetKey, action: StartRun) -> None:
         """Make a run; if it exists already, this was done before."""
@@ -54,6 +57,8 @@ class Runs:
         body = await self._api.get(MODEL_ROLLOUTS, run, fleet.namespace)
         if body.get("status") == status.to_json_dict():
             return
+        old = ModelRollout.parse(body)
+        await self._events.tell_of_run(fleet, old, plan_run_events(run, old.spec.revision.version, old.status, status))
         await self._api.apply(
             MODEL_ROLLOUTS,
             {"metadata": {"name": run, "namespace": fleet.namespace}, "status": status.to_json_dict()},

@@ -10,7 +10,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from edgefleet.api.meta import GROUP, SITE_LABEL, TRUST_BUNDLE, TRUST_BUNDLE_ENTRY, format_time, site_namespace
+from edgefleet.core.events import plan_site_events
 from edgefleet.core.status import summarise_site
+from edgefleet.hub.events import Events
 from edgefleet.hub.inventory import Inventory
 from edgefleet.hub.queue import until
 from edgefleet.hub.settings import FIELD_MANAGER, SITE_ROLE, SITE_USER_PREFIX
@@ -26,8 +28,9 @@ PROVISIONED = f"{GROUP}/provisioned"
 class Sites:
     """`bundle` is the text of the trust bundle now; an empty one means that there is none yet."""
 
-    def __init__(self, api: Api, inventory: Inventory) -> None:
+    def __init__(self, api: Api, inventory: Inventory, events: Events) -> None:
         self._api = api
+        self._events = events
         self._inventory = inventory
         self.bundle = ""
 
@@ -49,6 +52,7 @@ class Sites:
             now=now,
         )
         if status != record.status:
+            await self._events.tell(EDGE_SITES, record.metadata, plan_site_events(record.status, status))
             body = {"metadata": {"name": name}, "status": status.to_json_dict()}
             try:
                 self._inventory.sites.observe(await self._api.apply(EDGE_SITES, body, manager=FIELD_MANAGER, subresource="status"))

@@ -42,7 +42,7 @@ class Writer:
 async def act(*sites: str) -> tuple[timedelta | None, list[str]]:
     writer: Any = Writer()
     nothing: Any = None
-    fleets = Fleets(nothing, nothing, writer, nothing, nothing, Settings())
+    fleets = Fleets(nothing, nothing, writer, nothing, nothing, nothing, Settings())
     return await fleets._act(facts_of.fleet(None), [WithdrawSite(site) for site in sites]), writer.written
 
 
@@ -86,7 +86,7 @@ async def test_an_end_that_a_dying_hub_recorded_by_half_is_completed() -> None:
             body = {"metadata": {"name": key.name, "namespace": key.namespace}, "spec": {"siteSelector": {}, "modelRef": {"name": "weld"}}}
             return EdgeFleet.parse(body), facts_of.fleet(None, runs=[replace(ended, labelled=False), facts_of.run(2, ended.revision)])
 
-    parts: list[Any] = [None, Gatherer(), None, Runs(), None, Settings()]
+    parts: list[Any] = [None, Gatherer(), None, Runs(), None, None, Settings()]
     with pytest.raises(AttributeError):  # what comes after needs an API server
         await Fleets(*parts).reconcile(facts_of.KEY)
     assert labelled == [("weld-1", "Promoted")]
