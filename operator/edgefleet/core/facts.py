@@ -108,7 +108,7 @@ class PlannedSite:
 
 @dataclass(frozen=True, slots=True)
 class RunFacts:
-    """One ModelRollout. `plan` is empty when the run has ended: nothing reads it then. `labelled`: its label repeats its outcome."""
+    """One ModelRollout. `plan` is empty when the run has ended: nothing reads it then. `recorded`: status and label agree on its outcome."""
 
     name: str
     number: int
@@ -118,7 +118,7 @@ class RunFacts:
     status: ModelRolloutStatus
     created_at: datetime
     outcome: Outcome | None = None
-    labelled: bool = True
+    recorded: bool = True
     plan: tuple[PlannedSite, ...] = ()
     generation: int = 1
     uid: str = ""

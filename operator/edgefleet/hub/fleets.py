@@ -90,9 +90,8 @@ class Fleets:
         fleet, facts = gathered
         await self._apply_finalizer(fleet)
         for run in facts.runs:
-            if run.outcome is not None and not run.labelled:
-                # A hub died between the two halves of an end.
-                await self._runs.apply_label(key, run.name, run.outcome)
+            if run.outcome is not None and not run.recorded:
+                await self._runs.complete(key, run.name, run.outcome)
         now = datetime.now(UTC)
         decision = decide_fleet(facts, now)
         self._unheard[key] = decision.rollout.unheard if decision.rollout else frozenset()

@@ -132,7 +132,7 @@ class Gatherer:
             status=run.status,
             created_at=run.metadata.creation_timestamp or datetime.now(UTC),
             outcome=outcome,  # type: ignore[arg-type]
-            labelled=outcome == labelled,
+            recorded=run.status.outcome == labelled,
             plan=() if outcome else await self._plan(key, run, known),
             generation=run.metadata.generation,
             uid=run.metadata.uid or "",

@@ -21,6 +21,8 @@ from edgefleet.kube.resources import MODEL_ROLLOUTS
 
 log = logging.getLogger(__name__)
 
+ADOPTED = ("Adopted", "the sites ran this revision before this hub knew of it")
+
 
 class Runs:
     """Makes, records, ends and forgets runs."""
@@ -49,7 +51,7 @@ class Runs:
             await self._api.create(MODEL_ROLLOUTS, body)
         except Conflict:
             log.info("run %s exists already", action.name)
-        await self.end(fleet, EndRun(action.name, "Promoted", "Adopted", "the sites ran this revision before this hub knew of it"))
+        await self.end(fleet, EndRun(action.name, "Promoted", *ADOPTED))
         log.info("fleet %s: adopted version %s as %s", fleet, action.revision.version, action.name)
 
     async def apply_status(self, fleet: FleetKey, run: str, status: ModelRolloutStatus) -> None:
@@ -79,12 +81,16 @@ class Runs:
                 "ended_at": format_time(datetime.now(UTC)),
             }
             await self.apply_status(fleet, action.run, run.status.model_copy(update=ended))
-        await self.apply_label(fleet, action.run, action.outcome)
+        labels: dict[str, Outcome] = {OUTCOME_LABEL: action.outcome}
+        await self._api.patch(MODEL_ROLLOUTS, action.run, fleet.namespace, {"metadata": {"labels": labels}})
         log.info("fleet %s: run %s ended %s: %s %s", fleet, action.run, action.outcome, action.reason, action.message)
 
-    async def apply_label(self, fleet: FleetKey, run: str, outcome: Outcome) -> None:
-        """Repeat the outcome in the run's label."""
-        await self._api.patch(MODEL_ROLLOUTS, run, fleet.namespace, {"metadata": {"labels": {OUTCOME_LABEL: outcome}}})
+    async def complete(self, fleet: FleetKey, run: str, outcome: Outcome) -> None:
+        """Record the half of an end that is missing: a hub died after the other one, or a restore dropped the status."""
+        found = ModelRollout.parse(await self._api.get(MODEL_ROLLOUTS, run, fleet.namespace))
+        # Only what was adopted has a plan without sites.
+        reason, message = ADOPTED if found.spec.plan.sites == 0 else ("Restored", "the run's label says so; what its status said is lost")
+        await self.end(fleet, EndRun(run, outcome, reason, message))
 
     async def forget(self, fleet: FleetKey, run: str) -> None:
         """Delete a run that nothing remembers any more."""

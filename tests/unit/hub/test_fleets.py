@@ -75,18 +75,18 @@ def test_a_site_cannot_make_the_hub_look_at_fleets_that_do_not_exist() -> None:
 
 async def test_an_end_that_a_dying_hub_recorded_by_half_is_completed() -> None:
     ended = facts_of.run(1, facts_of.revision("1"), outcome="Promoted")
-    labelled: list[tuple[str, str]] = []
+    completed: list[tuple[str, str]] = []
 
     class Runs:
-        async def apply_label(self, fleet: FleetKey, run: str, outcome: str) -> None:
-            labelled.append((run, outcome))
+        async def complete(self, fleet: FleetKey, run: str, outcome: str) -> None:
+            completed.append((run, outcome))
 
     class Gatherer:
         async def gather(self, key: FleetKey) -> Any:
             body = {"metadata": {"name": key.name, "namespace": key.namespace}, "spec": {"siteSelector": {}, "modelRef": {"name": "weld"}}}
-            return EdgeFleet.parse(body), facts_of.fleet(None, runs=[replace(ended, labelled=False), facts_of.run(2, ended.revision)])
+            return EdgeFleet.parse(body), facts_of.fleet(None, runs=[replace(ended, recorded=False), facts_of.run(2, ended.revision)])
 
     parts: list[Any] = [None, Gatherer(), None, Runs(), None, None, Settings()]
     with pytest.raises(AttributeError):  # what comes after needs an API server
         await Fleets(*parts).reconcile(facts_of.KEY)
-    assert labelled == [("weld-1", "Promoted")]
+    assert completed == [("weld-1", "Promoted")]
