@@ -108,7 +108,7 @@ class PlannedSite:
 
 @dataclass(frozen=True, slots=True)
 class RunFacts:
-    """One ModelRollout. `plan` is empty when the run has ended: nothing reads it then. `recorded`: status and label agree on its outcome."""
+    """One ModelRollout. `plan` is empty when the run has ended: nothing reads it then. `recorded`: status and label say one outcome."""
 
     name: str
     number: int
