@@ -19,6 +19,10 @@ def hub(
     ] = None,
     namespace: Annotated[str, typer.Option(help="Where the hub keeps its own objects.")] = "edgefleet-system",
     heartbeat: Annotated[str, typer.Option(help="How often the hub checks that it still hears its API server.")] = "10s",
+    metrics_port: Annotated[int | None, typer.Option(help="Answer Prometheus at this port, /metrics.", min=1, max=65535)] = None,
+    metrics_host: Annotated[
+        str, typer.Option(help="The address for it; anything but loopback is open to whoever reaches it.")
+    ] = "127.0.0.1",
 ) -> None:
     """Run the hub: resolve and verify releases, plan waves, assign sites, promote or roll back.
 
@@ -29,7 +33,13 @@ def hub(
 
     _set_up_logging()
     every = read_period(heartbeat, "--heartbeat")
-    settings = Settings(namespace=namespace, heartbeat_every=every, heartbeat_lost_after=max(3 * every, timedelta(seconds=5)))
+    settings = Settings(
+        namespace=namespace,
+        heartbeat_every=every,
+        heartbeat_lost_after=max(3 * every, timedelta(seconds=5)),
+        metrics_host=metrics_host,
+        metrics_port=metrics_port,
+    )
     try:
         asyncio.run(run_hub(kubeconfig, settings))
     except* KubeconfigError as wrong:

@@ -9,12 +9,14 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from edgefleet.api.fleet import EdgeFleet
+from edgefleet.api.fleet import EdgeFleet, EdgeFleetStatus
 from edgefleet.api.meta import FINALIZER
 from edgefleet.api.model import Revision
 from edgefleet.api.policy import Analysis, HardChecks
+from edgefleet.api.rollout import ModelRolloutStatus
 from edgefleet.core.actions import (
     Action,
     AdoptRun,
@@ -51,8 +53,16 @@ SITE_RETRY = timedelta(seconds=10)
 CONFLICT_RETRY = timedelta(milliseconds=100)
 
 
+@dataclass(frozen=True, slots=True)
+class FleetView:
+    """What the last pass over a fleet came to; `rollout` is None while no run is under way."""
+
+    status: EdgeFleetStatus
+    rollout: ModelRolloutStatus | None
+
+
 class Fleets:
-    """Reconciles EdgeFleets."""
+    """Reconciles EdgeFleets. `views` holds those that exist."""
 
     def __init__(
         self,
@@ -74,6 +84,7 @@ class Fleets:
         self._written: dict[FleetKey, float] = {}
         self._gates_written: dict[FleetKey, float] = {}
         self._unheard: dict[FleetKey, frozenset[str]] = {}
+        self.views: dict[FleetKey, FleetView] = {}
 
     def awaiting(self, site: str) -> list[FleetKey]:
         """The fleets whose decision changes with the next Lease from this site: an ordinary renewal concerns no other."""
@@ -86,6 +97,7 @@ class Fleets:
             self._written.pop(key, None)
             self._gates_written.pop(key, None)
             self._unheard.pop(key, None)
+            self.views.pop(key, None)
             return None
         fleet, facts = gathered
         await self._apply_finalizer(fleet)
@@ -105,6 +117,7 @@ class Fleets:
         if decision.again:
             return timedelta(0)
         status = summarise_fleet(facts, decision, old=fleet.status, now=now)
+        self.views[key] = FleetView(status, decision.rollout.status if decision.rollout else None)
         wanted = min((moment for moment in (until(decision.wake_at, now), retry, later) if moment is not None), default=None)
         if status != fleet.status:
             # Counters change with every site; a status is written at once when its conditions do, else once a second.

@@ -9,6 +9,7 @@ refers to: it must be of a kind that kopf watches anyway.
 import asyncio
 import logging
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -43,6 +44,11 @@ class Heartbeat:
         """A beat came back: `beat` is the annotation's value. Beats of an earlier process do not count."""
         if beat is not None and beat.startswith(self._mark):
             self._heard[channel] = time.monotonic()
+
+    @property
+    def last_heard(self) -> Mapping[str, float]:
+        """When each channel last brought a beat (time.monotonic)."""
+        return self._heard
 
     @property
     def _mark(self) -> str:

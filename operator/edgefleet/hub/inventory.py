@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -65,16 +65,17 @@ class Inventory:
         )
         self.assignments = ListWatch(api, SITE_ASSIGNMENTS, AssignmentRecord, on_change=self._assignment_changed)
         self.namespaces = ListWatch(api, NAMESPACES, NamespaceRecord, on_change=self._namespace_changed)
+        self.watches: tuple[ListWatch[Any], ...] = (self.sites, self.leases, self.assignments, self.namespaces)
 
     async def run(self) -> None:
         """Keep everything current until cancelled."""
         async with asyncio.TaskGroup() as group:
-            for watch in (self.sites, self.leases, self.assignments, self.namespaces):
+            for watch in self.watches:
                 group.create_task(watch.run())
 
     async def wait_synced(self) -> None:
         """Return when everything was listed once."""
-        for watch in (self.sites, self.leases, self.assignments, self.namespaces):
+        for watch in self.watches:
             await watch.synced.wait()
 
     def lease(self, site: str) -> LeaseRecord | None:

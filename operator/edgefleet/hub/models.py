@@ -9,6 +9,7 @@ import base64
 import hashlib
 import json
 import logging
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -52,13 +53,15 @@ class Failure:
 
 
 class Models:
-    """Reconciles EdgeModels. `registry` is safe for several threads."""
+    """Reconciles EdgeModels. `registry` is safe for several threads. `failures` counts looks that found nothing to believe, by namespace,
+    name and reason."""
 
     def __init__(self, api: Api, registry: RegistryClient, events: Events) -> None:
         self._api = api
         self._events = events
         self._registry = registry
         self._threads = ThreadPoolExecutor(CONCURRENCY, thread_name_prefix="registry")
+        self.failures: Counter[tuple[str, str, str]] = Counter()
         self._verified: dict[tuple[str, str], tuple[str, Release]] = {}
 
     async def reconcile(self, key: tuple[str, str]) -> timedelta | None:
@@ -68,9 +71,12 @@ class Models:
             model = EdgeModel.parse(await self._api.get(EDGE_MODELS, name, namespace))
         except NotFound:
             self._verified.pop(key, None)
+            self.failures = Counter({one: count for one, count in self.failures.items() if one[:2] != key})
             return None
         interval = parse_duration(model.spec.source.interval)
         release, failure = await self._verify(model)
+        if failure is not None:
+            self.failures[namespace, name, failure.reason] += 1
         revision = None
         if release is not None:
             revision = compute_revision(model=name, release=release, source_repository=model.spec.source.repository, spec=model.spec)

@@ -7,9 +7,10 @@ import asyncio
 import base64
 import logging
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import kopf
 from pydantic import ValidationError
@@ -20,12 +21,13 @@ from edgefleet.core.facts import FleetKey
 from edgefleet.hub.assignments import AssignmentWriter
 from edgefleet.hub.events import Events
 from edgefleet.hub.evidence import Evidence
-from edgefleet.hub.fleets import Fleets
+from edgefleet.hub.fleets import Fleets, FleetView
 from edgefleet.hub.gate import wait_until_served
 from edgefleet.hub.gathering import Gatherer
 from edgefleet.hub.handlers import make_registry, make_settings
 from edgefleet.hub.heartbeat import BEAT_ANNOTATION, Heartbeat
 from edgefleet.hub.inventory import Inventory
+from edgefleet.hub.metrics import CountingApi, Metrics
 from edgefleet.hub.models import CONCURRENCY, Models
 from edgefleet.hub.plans import settle_leftovers
 from edgefleet.hub.queue import PassQueue
@@ -47,9 +49,9 @@ Concerns = Callable[[EdgeFleet], bool]
 
 
 class Hub:
-    """The parts, and what wakes which. Implements handlers.Door."""
+    """The parts, and what wakes which. Implements handlers.Door and metrics.Parts."""
 
-    def __init__(self, api: Api, key: PrivateKey, registry: RegistryClient, settings: Settings) -> None:
+    def __init__(self, api: CountingApi, key: PrivateKey, registry: RegistryClient, settings: Settings) -> None:
         self._api = api
         self._settings = settings
         self._known: dict[FleetKey, EdgeFleet] = {}
@@ -80,6 +82,19 @@ class Hub:
             fields=f"metadata.name={TRUST_BUNDLE}",
             on_change=self._bundle_changed,
         )
+        self.queues: tuple[PassQueue[Any], ...] = (self.model_queue, self.site_queue, self.fleet_queue)
+        self.watches: tuple[ListWatch[Any], ...] = (*self.inventory.watches, self.bundles)
+        self.metrics = Metrics(self)
+
+    @property
+    def views(self) -> Mapping[FleetKey, FleetView]:
+        """See metrics.Parts."""
+        return self.fleets.views
+
+    @property
+    def writes(self) -> Mapping[tuple[str, str], int]:
+        """See metrics.Parts."""
+        return self._api.writes
 
     def model_changed(self, namespace: str, name: str) -> None:
         """See handlers.Door."""
@@ -108,6 +123,8 @@ class Hub:
         """Run until cancelled, or until a part ends, which ends all."""
         kopf_is_up = asyncio.Event()
         async with asyncio.TaskGroup() as group:
+            if self._settings.metrics_port is not None:
+                group.create_task(self.metrics.serve(self._settings.metrics_host, self._settings.metrics_port), name="metrics")
             group.create_task(self.inventory.run(), name="inventory")
             group.create_task(self.bundles.run(), name="bundle")
             await self.inventory.wait_synced()
@@ -193,7 +210,7 @@ class Hub:
 async def run_hub(kubeconfig: Path | None, settings: Settings) -> None:
     """Run the hub against one API server. Returns when told to stop; raises when it must be started again."""
     connection = load_connection(kubeconfig)
-    async with Api(connection, user_agent=FIELD_MANAGER) as api:
+    async with CountingApi(connection, user_agent=FIELD_MANAGER) as api:
         await wait_until_served(api, settings.namespace)
         key = await _fetch_hub_key(api, settings.namespace)
         with RegistryClient() as registry:

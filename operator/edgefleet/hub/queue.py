@@ -21,10 +21,15 @@ log = logging.getLogger(__name__)
 
 
 class PassQueue(Generic[K]):
-    """Runs `work(key)` for keys that were added, at most `concurrency` at once, and not more often per key than `spacing`."""
+    """Runs `work(key)` for keys that were added, at most `concurrency` at once, and not more often per key than `spacing`.
+
+    `errors` counts passes that failed; `on_pass`, if set, is told how many seconds each took, once it has a place.
+    """
 
     def __init__(self, name: str, work: Pass[K], *, concurrency: int = 8, spacing: timedelta = timedelta(milliseconds=50)) -> None:
-        self._name = name
+        self.name = name
+        self.errors = 0
+        self.on_pass: Callable[[float], None] | None = None
         self._work = work
         self._slots = asyncio.Semaphore(concurrency)
         self._spacing = spacing.total_seconds()
@@ -32,13 +37,18 @@ class PassQueue(Generic[K]):
         self._later: dict[K, tuple[float, asyncio.TimerHandle]] = {}
         self._group: asyncio.TaskGroup | None = None
 
+    @property
+    def depth(self) -> int:
+        """How many keys wait for a pass."""
+        return sum(event.is_set() for event in self._dirty.values())
+
     def add(self, key: K) -> None:
         """Ask for a pass soon. Cheap; safe to call as often as events arrive, from the loop's thread."""
         event = self._dirty.get(key)
         if event is None:
             event = self._dirty[key] = asyncio.Event()
             if self._group is not None:
-                self._group.create_task(self._serve(key, event), name=f"{self._name} {key}")
+                self._group.create_task(self._serve(key, event), name=f"{self.name} {key}")
         event.set()
 
     def add_within(self, key: K, delay: timedelta) -> None:
@@ -60,7 +70,7 @@ class PassQueue(Generic[K]):
         async with asyncio.TaskGroup() as group:
             self._group = group
             for key, event in list(self._dirty.items()):
-                group.create_task(self._serve(key, event), name=f"{self._name} {key}")
+                group.create_task(self._serve(key, event), name=f"{self.name} {key}")
             await asyncio.Event().wait()
 
     async def _serve(self, key: K, dirty: asyncio.Event) -> None:
@@ -72,9 +82,11 @@ class PassQueue(Generic[K]):
                     await dirty.wait()
             except TimeoutError:
                 pass
-            dirty.clear()
             started = time.monotonic()
             async with self._slots:
+                # Until it has a place it counts as waiting, and whatever happens meanwhile is seen by this pass.
+                dirty.clear()
+                began = time.monotonic()
                 try:
                     wanted = await self._work(key)
                     again = None if wanted is None else max(0.0, wanted.total_seconds())
@@ -82,7 +94,10 @@ class PassQueue(Generic[K]):
                 except Exception as error:
                     # One object's trouble is its own (I9): it is said, and tried again later.
                     again = backoff.draw()
-                    log.warning("%s %s: %s; again in %.1f s", self._name, key, error, again, exc_info=not _is_expected(error))
+                    self.errors += 1
+                    log.warning("%s %s: %s; again in %.1f s", self.name, key, error, again, exc_info=not _is_expected(error))
+                if self.on_pass is not None:
+                    self.on_pass(time.monotonic() - began)
             await asyncio.sleep(max(0.0, self._spacing - (time.monotonic() - started)))
             if again is None and not dirty.is_set():
                 # Nothing is wanted of this key: it may be gone for ever, and costs nothing until it is added again.

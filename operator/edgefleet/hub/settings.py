@@ -20,3 +20,5 @@ class Settings:
     heartbeat_lost_after: timedelta = timedelta(seconds=30)
     resync: timedelta = timedelta(minutes=5)
     writers: int = 16
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int | None = None

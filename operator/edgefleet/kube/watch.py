@@ -69,7 +69,8 @@ class _Event(BaseModel):
 class ListWatch(Generic[R]):
     """Iterate for the records; current while `run()` runs, `synced` after the first list.
 
-    `unreadable` names the objects that do not fit the type, with the reason.
+    `unreadable` names the objects that do not fit the type, with the reason. `lists` counts whole lists; `heard_at` is when the server last
+    said anything (time.monotonic).
     """
 
     def __init__(
@@ -95,6 +96,12 @@ class ListWatch(Generic[R]):
         self.synced = asyncio.Event()
         self.unreadable: dict[Key, str] = {}
         self.lists = 0
+        self.heard_at = time.monotonic()
+
+    @property
+    def kind(self) -> str:
+        """The kind that is watched."""
+        return self._resource.kind
 
     def __iter__(self) -> Iterator[R]:
         return iter(list(self._items.values()))
@@ -154,6 +161,7 @@ class ListWatch(Generic[R]):
                 if record is not None:
                     found[record.key] = record
         self.lists += 1
+        self.heard_at = time.monotonic()
         old, self._items, self._version = self._items, found, version
         for key in old.keys() - found.keys():
             self._notify(key, old[key], None)
@@ -166,6 +174,7 @@ class ListWatch(Generic[R]):
     async def _watch(self) -> None:
         lines = self._api.watch_lines(self._resource, self._namespace, self._version, labels=self._labels, fields=self._fields)
         async for line in lines:
+            self.heard_at = time.monotonic()
             try:
                 event = _Event.model_validate_json(line)
             except ValidationError as error:

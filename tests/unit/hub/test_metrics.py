@@ -1,0 +1,154 @@
+"""Metrics: what is declared is also set, labels are bounded, and what is gone leaves nothing behind."""
+
+import asyncio
+import re
+import socket
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any, get_args
+
+import aiohttp
+import pytest
+from prometheus_client import generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from edgefleet.api.conditions import Condition
+from edgefleet.api.fleet import EdgeFleetStatus, SiteCounts
+from edgefleet.api.meta import format_time
+from edgefleet.api.policy import Metric
+from edgefleet.api.rollout import GateRecord, ModelRolloutStatus, Phase, WaveRecord
+from edgefleet.core.facts import FleetKey
+from edgefleet.hub.fleets import FleetView
+from edgefleet.hub.metrics import CONDITIONS, CountingApi
+from edgefleet.hub.process import Hub
+from edgefleet.hub.settings import Settings
+from edgefleet.kube.resources import LEASES
+from edgefleet.kube.watch import _Event
+from edgefleet.oci.client import RegistryClient
+from edgefleet.trust.keys import PrivateKey
+
+KEY = FleetKey("team", "plants")
+AGO = format_time(datetime.now(UTC) - timedelta(minutes=5))
+BOUNDED: dict[str, set[str] | None] = {
+    "namespace": {"team"},
+    "fleet": {"plants"},
+    "model": {"weld"},
+    "state": {*SiteCounts.model_fields, "connected", "never_heard"},
+    "condition": set(CONDITIONS),
+    "phase": set(get_args(Phase)),
+    "waiting_for": {"Soaking"},
+    "gate": set(get_args(Metric)),
+    "kind": {"EdgeFleet", "EdgeModel", "EdgeSite", "Lease", "Namespace", "SiteAssignment", "ConfigMap", "Absolute", "Relative"},
+    "verb": {"create", "apply", "patch", "delete"},
+    "channel": {"kopf", "list-watch"},
+    "result": {"written", "known", "dropped", "failed"},
+    "reason": {"SignatureMissing"},
+    "version": None,
+    "le": None,
+}
+"""Every label that there is, and what it may say: this test's objects, or our own words."""
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    nothing: Any = None
+    with RegistryClient() as registry:
+        api = CountingApi(nothing, user_agent="test")
+        yield Hub(api, PrivateKey.generate(), registry, Settings())
+
+
+async def fill(hub: Hub) -> None:
+    """Something happened in every part."""
+    wave = WaveRecord(name="canary", sites=1, opened_at=AGO)
+    gate = GateRecord(name="latency", kind="Absolute", verdict="Quiet", evidence="10.0", bound="40.0")
+    rollout = ModelRolloutStatus(phase="Rolling", wave="canary", waves=(wave,), waiting_for="Soaking", since=AGO, gates=(gate,))
+    stalled = Condition(type="Stalled", status="True", reason="RolledBack")
+    hub.fleets.views[KEY] = FleetView(EdgeFleetStatus(sites=SiteCounts(desired=3), conditions=(stalled,)), rollout)
+    for name, status in (("berlin", "True"), ("oslo", "Unknown")):
+        connected = {"type": "Connected", "status": status, "reason": "Heartbeat" if status == "True" else "HeartbeatLost"}
+        hub.inventory.sites.observe({"metadata": {"name": name, "resourceVersion": "1"}, "spec": {}, "status": {"conditions": [connected]}})
+    hub.models.failures["team", "weld", "SignatureMissing"] += 1
+    with pytest.raises(RuntimeError):  # there is no API server
+        await hub._api.apply(LEASES, {"metadata": {"name": "agent", "namespace": "x"}}, manager="test")
+    for queue in hub.queues:
+        assert queue.on_pass is not None
+        queue.on_pass(0.02)
+
+
+def scrape(hub: Hub) -> dict[str, Any]:
+    return {family.name: family for family in text_string_to_metric_families(generate_latest(hub.metrics.registry).decode())}
+
+
+def value(families: dict[str, Any], name: str, **labels: str) -> float | None:
+    found = [sample.value for family in families.values() for sample in family.samples if (sample.name, sample.labels) == (name, labels)]
+    return found[0] if found else None
+
+
+async def test_each_metric_that_is_declared_is_set_and_its_labels_are_bounded(hub: Hub) -> None:
+    await fill(hub)
+    families = scrape(hub)
+    ours = {name for name in families if not name.startswith("process_")}
+    assert len(ours) >= 17
+    for name in ours:
+        family = families[name]
+        assert re.fullmatch(r"edgefleet_[a-z_]+", name)
+        assert family.documentation.endswith(".")
+        assert family.samples, f"{name} is declared and never set"
+        for sample in family.samples:
+            for label, said in sample.labels.items():
+                assert label in BOUNDED, f"{name} has a label {label}"
+                allowed = BOUNDED[label]
+                assert allowed is None or said in allowed, f"{name}: {label} {said}"
+    text = generate_latest(hub.metrics.registry).decode()
+    assert "berlin" not in text
+    assert "oslo" not in text
+
+
+async def test_the_figures_are_those_of_the_parts(hub: Hub) -> None:
+    await fill(hub)
+    found = scrape(hub)
+    fleet = {"namespace": "team", "fleet": "plants"}
+    assert value(found, "edgefleet_fleet_sites", **fleet, state="desired") == 3
+    assert value(found, "edgefleet_fleet_condition", **fleet, condition="Stalled") == 1
+    assert value(found, "edgefleet_fleet_condition", **fleet, condition="Ready") == 0
+    assert value(found, "edgefleet_gate_evidence_ratio", **fleet, gate="latency", kind="Absolute") == 0.25
+    assert value(found, "edgefleet_rollout_info", **fleet, phase="Rolling", waiting_for="Soaking") == 1
+    assert value(found, "edgefleet_rollout_wave_age_seconds", **fleet) == pytest.approx(300, abs=5)
+    assert value(found, "edgefleet_sites", state="connected") == 1
+    assert value(found, "edgefleet_sites", state="unreachable") == 1
+    assert value(found, "edgefleet_api_writes_total", kind="Lease", verb="apply") == 1
+    assert value(found, "edgefleet_reconcile_duration_seconds_count", kind="EdgeFleet") == 1
+    assert value(found, "edgefleet_queue_depth", kind="EdgeSite") == 2, "both sites are new"
+
+
+async def test_what_is_gone_leaves_no_series(hub: Hub) -> None:
+    await fill(hub)
+    hub.fleets.views.clear()
+    hub.inventory.sites._take(_Event(type="DELETED", object={"metadata": {"name": "berlin", "resourceVersion": "2"}}))
+    found = scrape(hub)
+    assert not found["edgefleet_fleet_sites"].samples
+    assert not found["edgefleet_rollout_info"].samples
+    assert value(found, "edgefleet_sites", state="connected") == 0
+
+
+async def test_it_is_served_over_http_on_loopback(hub: Hub) -> None:
+    await fill(hub)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    task = asyncio.create_task(hub.metrics.serve("127.0.0.1", port))
+    try:
+        async with asyncio.timeout(5), aiohttp.ClientSession() as client:
+            while True:
+                try:
+                    async with client.get(f"http://127.0.0.1:{port}/metrics") as answer:
+                        assert answer.status == 200
+                        assert answer.headers["Content-Type"].startswith("text/plain; version=")
+                        text = await answer.text()
+                        break
+                except aiohttp.ClientConnectorError:
+                    await asyncio.sleep(0.01)
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    assert 'edgefleet_fleet_sites{fleet="plants",namespace="team",state="desired"} 3.0' in text
