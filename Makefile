@@ -17,8 +17,8 @@ $(STAMP): requirements.lock pyproject.toml
 setup: $(STAMP) ## Install everything, and build the control plane (about 7 minutes, once)
 	$(PY) -m tests.lab build
 
-demo: setup ## Roll a real signed model over a real fleet; KEEP=1 leaves it running
-	$(PY) -m examples.digits.demo $(if $(KEEP),--keep)
+demo: setup ## Roll a real signed model over a real fleet; ACTS=all plays every act, KEEP=1 leaves it running
+	$(PY) -m examples.digits.demo --acts $(or $(ACTS),standard) $(if $(KEEP),--keep)
 
 test: setup ## All tests, on real servers
 	$(PY) -m pytest $(ARGS)

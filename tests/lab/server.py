@@ -39,9 +39,11 @@ class ServerEnvironment:
 
 @dataclass(frozen=True)
 class ModelServer:
-    """A running MLServer: `url` is its HTTP root, `repository` the folder whose sub-folders are its models."""
+    """A running MLServer: `url` is its HTTP root, `metrics_url` where Prometheus would read it, `repository` the folder whose sub-folders
+    are its models."""
 
     url: str
+    metrics_url: str
     repository: Path
     process: Process
 
@@ -91,7 +93,7 @@ def start_model_server(
     except BaseException:
         stop_processes([process])
         raise
-    return ModelServer(url, repository, process)
+    return ModelServer(url, f"http://127.0.0.1:{metrics}/metrics", repository, process)
 
 
 def _install(draft: Path) -> None:

@@ -1,4 +1,4 @@
-"""`make demo`: a signed model goes through a real fleet, in six acts.
+"""`make demo`: a signed model goes through a real fleet, act by act.
 
 Exit codes: 0 every act went as promised and no request was lost; 1 not so, and the last lines say what was found; 130 Ctrl-C.
 """
@@ -14,6 +14,7 @@ from rich.text import Text
 
 from examples.digits.demo.checks import CheckFailedError, Checks
 from examples.digits.demo.ending import describe_files, describe_way_around, print_acts, print_counts, print_times, write_story
+from examples.digits.demo.links import better_release_without_one, returning_site
 from examples.digits.demo.person import CommandFailedError
 from examples.digits.demo.places import REPOSITORY, Folders
 from examples.digits.demo.play import Play
@@ -26,21 +27,28 @@ from examples.digits.demo.story import Story
 from examples.digits.demo.survival import lost_hub
 from tests.lab import LabError
 
-ACTS: tuple[Callable[[Play], None], ...] = (
-    set_up,
-    first_release,
-    better_release,
-    failing_release,
-    bad_releases,
-    foreign_fleet,
-    lost_hub,
-)
+Acts = tuple[Callable[[Play], None], ...]
+ACTS: dict[str, Acts] = {
+    "standard": (set_up, first_release, better_release, failing_release, bad_releases, foreign_fleet, lost_hub),
+    "all": (
+        set_up,
+        first_release,
+        better_release_without_one,
+        failing_release,
+        bad_releases,
+        foreign_fleet,
+        returning_site,
+        lost_hub,
+    ),
+}
+"""In the order in which they are played, on one fleet; each says its number."""
 GET = "kubectl get edgefleets,modelrollouts,edgesites,siteassignments -A"
 
 
 def main() -> None:
     """Parse the command line, play, clean up."""
     parser = argparse.ArgumentParser(prog="python -m examples.digits.demo", description=__doc__)
+    parser.add_argument("--acts", choices=ACTS, default="standard", help="`all` plays act 9 too")
     parser.add_argument("--keep", action="store_true", help="leave everything running at the end, until Ctrl-C")
     parser.add_argument("--verbose", action="store_true", help="show what kubectl says after each act")
     parser.add_argument("--down", action="store_true", help="only end what a killed demo left running")
@@ -50,10 +58,10 @@ def main() -> None:
         print(f"{end_leftovers(Folders(options.dir.resolve()))} processes ended")
         return
     signal.signal(signal.SIGTERM, _interrupt)
-    raise SystemExit(run(options.dir, keep=options.keep, verbose=options.verbose, console=Console()))
+    raise SystemExit(run(options.dir, ACTS[options.acts], keep=options.keep, verbose=options.verbose, console=Console()))
 
 
-def run(root: Path, *, keep: bool, verbose: bool, console: Console) -> int:
+def run(root: Path, acts: Acts, *, keep: bool, verbose: bool, console: Console) -> int:
     """The whole demo in `root`; returns the exit code. Everything is ended when it returns."""
     story = Story()
     stage = Stage(root, story)
@@ -61,7 +69,7 @@ def run(root: Path, *, keep: bool, verbose: bool, console: Console) -> int:
     try:
         print_times(console)
         with Screen(console, story) as screen:
-            _play(stage, screen, console, verbose)
+            _play(stage, acts, screen, console, verbose)
         code = 0
     except (CheckFailedError, CommandFailedError, LabError) as error:
         console.print(Text(f"\nFAILED  {error}", "bold red"))
@@ -90,17 +98,18 @@ def run(root: Path, *, keep: bool, verbose: bool, console: Console) -> int:
     return code
 
 
-def _play(stage: Stage, screen: Screen, console: Console, verbose: bool) -> None:
+def _play(stage: Stage, acts: Acts, screen: Screen, console: Console, verbose: bool) -> None:
     person = stage.build()
     assert stage.observer is not None
     assert stage.registry is not None
     screen.watch(stage.observer, stage.traffic)
     play = Play(stage, person, Checks(stage.story, stage.observer), stage.registry.host)
-    for number, act in enumerate(ACTS):
+    for act in acts:
         play.checks.act = (act.__doc__ or "").strip()
         stage.story.tell("act", play.checks.act)
         act(play)
-        if number == 0:
+        number = play.checks.act.split(".")[0]
+        if act is set_up:
             stage.start_traffic()
             continue
         play.checks_traffic()

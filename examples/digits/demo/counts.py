@@ -2,21 +2,59 @@
 
 import json
 import time
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
+
+from examples.digits.traffic import EDGES_MS
+
+
+@dataclass(frozen=True)
+class Latency:
+    """How long some answers took: how many there are up to each of EDGES_MS from the edge before, and the rest at the end."""
+
+    bins: tuple[int, ...] = (0,) * (len(EDGES_MS) + 1)
+
+    @property
+    def answers(self) -> int:
+        """How many there are."""
+        return sum(self.bins)
+
+    def slower_than(self, milliseconds: int) -> float:
+        """The share (0 to 1) above one of EDGES_MS; 0 without answers."""
+        return sum(self.bins[EDGES_MS.index(milliseconds) + 1 :]) / max(1, self.answers)
+
+    def rank(self, share: float) -> int:
+        """The bin in which the answer lies that this share of the others is faster than."""
+        return next(index for index, upto in enumerate(accumulate(self.bins)) if upto >= share * self.answers)
+
+    def edge_at(self, share: float) -> float:
+        """The edge, in milliseconds, within which this share of the answers came; infinite beyond the last."""
+        return (*EDGES_MS, float("inf"))[self.rank(share)]
+
+    def __sub__(self, other: "Latency") -> "Latency":
+        return Latency(tuple(now - before for now, before in zip(self.bins, other.bins, strict=True)))
+
+
+def sum_latency(parts: Sequence[Sequence[int]]) -> Latency:
+    """All of them together."""
+    return Latency(tuple(map(sum, zip(Latency().bins, *parts, strict=True))))
 
 
 @dataclass(frozen=True)
 class SiteCount:
-    """One site since the start; `by_model` names the revision that gave each answer (see examples/digits/traffic.py)."""
+    """One site since the start; `by_model`, `failed` and `latency` name the revision that answered (see examples/digits/traffic.py)."""
 
     before: int = 0
     answered: int = 0
     right: int = 0
     lost: int = 0
     by_model: dict[str, int] = field(default_factory=dict)
+    failed: dict[str, int] = field(default_factory=dict)
+    latency: dict[str, list[int]] = field(default_factory=dict)
     last_model: str = ""
     losses: tuple[dict[str, Any], ...] = ()
 
@@ -35,13 +73,26 @@ class Counts:
 
     @property
     def lost(self) -> int:
-        """Requests that no site answered as it should."""
+        """Requests that no site answered as it should; a model's own errors are in `failed`."""
         return sum(site.lost for site in self.sites.values())
 
     @property
     def right(self) -> int:
         """Answers with the right digit."""
         return sum(site.right for site in self.sites.values())
+
+    @property
+    def failed(self) -> Counter[str]:
+        """Errors that a model itself answered, by its name."""
+        return sum((Counter(site.failed) for site in self.sites.values()), Counter())
+
+    def latency_at(self, sites: Collection[str]) -> Latency:
+        """Of all answers at these sites."""
+        return sum_latency([bins for name in sites if name in self.sites for bins in self.sites[name].latency.values()])
+
+    def latency_of(self, model: str) -> Latency:
+        """Of all answers that this revision gave, by its name in the answers."""
+        return sum_latency([bins for site in self.sites.values() for name, bins in site.latency.items() if name == model])
 
     def describe_losses(self) -> str:
         """The last few losses, one a line."""

@@ -45,9 +45,14 @@ def print_counts(console: Console, counts: Counts) -> None:
     share = counts.right / counts.answered if counts.answered else 0.0
     console.print(
         f"customers: {counts.answered} requests answered at {len(served)} sites ({share:.1%} with the right digit), "
-        f"[bold]{counts.lost} lost[/bold]; {len(ELIGIBLE)} sites were to serve",
+        f"[bold]{counts.lost} lost[/bold]; {len(ELIGIBLE)} sites were to serve{_describe_failed(counts)}",
         soft_wrap=True,
     )
+
+
+def _describe_failed(counts: Counts) -> str:
+    """Errors that releases answered themselves."""
+    return "".join(f"; {name} answered {count} with an error" for name, count in sorted(counts.failed.items()))
 
 
 def write_story(path: Path, story: Story) -> None:

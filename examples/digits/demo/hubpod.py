@@ -3,6 +3,8 @@
 As a kubelet does, it waits a little longer after each quick end, and ends the process when its namespace is deleted.
 """
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Sequence
@@ -10,7 +12,7 @@ from pathlib import Path
 
 from examples.digits.demo.story import Story
 from tests.lab import LabError
-from tests.lab.processes import start_process, stop_processes
+from tests.lab.processes import Process, start_process, stop_processes
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 10.0  # a kubelet's are 10 s and 5 min
 NAME = "edgefleet-hub"
@@ -23,6 +25,7 @@ class HubPod:
         self._command, self._run, self._env, self._story = command, run, env, story
         self._ending = threading.Event()
         self._thread: threading.Thread | None = None
+        self._process: Process | None = None
         self.restarts = 0
 
     @property
@@ -43,6 +46,11 @@ class HubPod:
             self._thread.join(30)
             self._thread = None
 
+    def kill(self) -> None:
+        """SIGKILL the process: no word, no clean-up. It is started again as after any end."""
+        if self._process is not None and self._process.alive:
+            os.kill(self._process.pid, signal.SIGKILL)
+
     def _keep_running(self) -> None:
         pause = FIRST_PAUSE
         while not self._ending.is_set():
@@ -57,7 +65,7 @@ class HubPod:
 
     def _run_once(self) -> None:
         try:
-            process = start_process(self._run, NAME, self._command, env=self._env)
+            self._process = process = start_process(self._run, NAME, self._command, env=self._env)
         except LabError as error:  # it ended before it could be looked at
             self._story.tell("stage", str(error))
             return

@@ -6,6 +6,7 @@ It decides nothing: acts ask it for facts, the screen draws its last snapshot.
 import asyncio
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,7 @@ from edgefleet.api.conditions import find_condition
 from edgefleet.api.fleet import EdgeFleet
 from edgefleet.api.meta import Kind
 from edgefleet.api.model import EdgeModel
-from edgefleet.api.rollout import ModelRollout
+from edgefleet.api.rollout import GateRecord, ModelRollout
 from edgefleet.api.site import EdgeSite
 from edgefleet.kube.client import Api
 from edgefleet.kube.errors import ApiError, NotFound
@@ -53,13 +54,15 @@ class Snapshot:
 
 
 class Observer(threading.Thread):
-    """Looks until `close`. `latest` is the last snapshot; before the first look it is empty, with `at` = 0."""
+    """Looks until `close`. `latest` is the last snapshot; before the first look it is empty, with `at` = 0. `gates` holds for each run, by
+    uid, what its status said of live traffic, each change once."""
 
     def __init__(self, kubeconfig: Path, story: Story) -> None:
         super().__init__(daemon=True, name="observer")
         self._kubeconfig, self._story = kubeconfig, story
         self._closing = threading.Event()
         self.latest = Snapshot()
+        self.gates: defaultdict[str, list[tuple[GateRecord, ...]]] = defaultdict(list)
         self.trouble = ""
 
     def run(self) -> None:
@@ -91,9 +94,16 @@ class Observer(threading.Thread):
                 except (ApiError, ValidationError) as error:
                     self.trouble = str(error)
                 else:
+                    self._keep_gates()
                     for line in describe_changes(before, self.latest):
                         self._story.tell("fleet", line)
                 await asyncio.sleep(LOOK_EVERY)
+
+    def _keep_gates(self) -> None:
+        for run in self.latest.runs.values():
+            kept = self.gates[run.metadata.uid or ""]
+            if run.status.gates and (not kept or kept[-1] != run.status.gates):
+                kept.append(run.status.gates)
 
 
 async def _look(api: Api) -> Snapshot:
@@ -160,11 +170,23 @@ def _run_changes(old: Snapshot, new: Snapshot) -> list[str]:
                 lines.append(f"run {key}: wave {wave.name} opens ({wave.sites} sites)")
             if wave.passed_at and wave.name not in passed:
                 lines.append(f"run {key}: wave {wave.name} passed")
+        lines += [f"run {key}: {line}" for line in _gate_changes(before, run)]
         if run.status.phase == "Returning" and (before is None or before.status.phase != "Returning"):
             lines.append(f"run {key}: going back, {run.status.reason}: {run.status.message}")
         if run.status.outcome and (before is None or before.status.outcome is None):
             lines.append(f"run {key}: {run.status.outcome} ({run.status.reason}) {run.status.message}".rstrip())
     return lines
+
+
+def _gate_changes(before: ModelRollout | None, run: ModelRollout) -> list[str]:
+    """Gates whose evidence moved away from nothing."""
+    known = {(gate.name, gate.kind): gate.evidence for gate in before.status.gates} if before else {}
+    return [
+        f"{gate.name} {gate.seen} of {gate.requests} bad, about {float(gate.allowed):.1f} allowed:"
+        f" evidence {float(gate.evidence):.3g}, {float(gate.bound):g} is enough"
+        for gate in run.status.gates
+        if float(gate.evidence) > 1 and known.get((gate.name, gate.kind)) != gate.evidence
+    ]
 
 
 def _site_changes(old: Snapshot, new: Snapshot) -> list[str]:

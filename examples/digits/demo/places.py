@@ -39,6 +39,8 @@ PLACES = (
     Place("austin", "us", "east", PLAIN),
 )
 ELIGIBLE = tuple(place.name for place in PLACES if place.region in ("kz", "de"))
+CUT_OFF = "hamburg"
+"""The site whose line to the hub can be cut."""
 REFUSED = next(place.name for place in PLACES if place.region == "us")
 
 

@@ -1,6 +1,8 @@
 """What every act needs at hand, and the steps that several acts share."""
 
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgefleet.api.assignment import SiteAssignment
@@ -13,17 +15,26 @@ from examples.digits.demo.places import ELIGIBLE, FLEET, MODEL, REFUSED
 from examples.digits.demo.stage import Stage
 
 KEY = "trust/publisher.key"
+ROLL_LIMIT = 240.0  # seconds for a whole rollout
 
 
 @dataclass
 class Play:
-    """`tag` is what Git names now; `registry` is the host of the registry."""
+    """`tag` is what Git names now; `registry` is the host of the registry. `cut_off` is the site whose link is cut, if one is; `failing`
+    are the served names of releases whose own errors (500) belong to the story."""
 
     stage: Stage
     person: Person
     checks: Checks
     registry: str
     tag: str = "v1"
+    cut_off: str = ""
+    failing: set[str] = field(default_factory=set)
+
+    @property
+    def sites(self) -> frozenset[str]:
+        """The eligible sites that have a link to the hub."""
+        return frozenset(ELIGIBLE) - {self.cut_off}
 
     @property
     def counts(self) -> Counts:
@@ -50,14 +61,27 @@ class Play:
             self.tag = tag
         self.person.types("kubectl apply -f git/model.yaml")
 
+    def awaits_version(self, version: str, limit: float = ROLL_LIMIT) -> Snapshot:
+        """Wait until each site with a link serves `version`, and no other does."""
+        what = f"all {len(self.sites)} sites{' that have a link' if self.cut_off else ''} serve {version}"
+        return self.checks.awaits(what, lambda seen: all_serve(seen, version, self.sites), limit, self.found)
+
     def checks_traffic(self) -> None:
-        """Nothing was lost so far, whoever asks."""
+        """Nothing was lost so far, whoever asks, and no release failed that was not meant to."""
         counts = self.counts
+        failed = {name: count for name, count in counts.failed.items() if name not in self.failing}
         self.checks.holds(
             f"no request lost: {counts.answered} answered so far",
-            counts.lost == 0 and counts.answered > 0,
-            f"{counts.lost} lost of {counts.answered + counts.lost}; the last ones:\n{counts.describe_losses()}",
+            counts.lost == 0 and counts.answered > 0 and not failed,
+            f"{counts.lost} lost of {counts.answered + counts.lost}; errors (500) of models that should not have any: {failed or 'none'};"
+            f" the last losses:\n{counts.describe_losses()}",
         )
+
+    def waits_for_customers(self, fact: Callable[[Counts], bool], limit: float = 20) -> None:
+        """Wait until the customers' counts show it; whether they do is checked by whoever asks."""
+        end = time.monotonic() + limit
+        while not fact(self.counts) and time.monotonic() < end:
+            time.sleep(0.2)
 
     def checks_customers(self) -> None:
         """What the customers can say when it is over."""
@@ -106,6 +130,11 @@ def serving(seen: Snapshot, version: str) -> dict[str, SiteAssignment]:
     }
 
 
-def all_serve(seen: Snapshot, version: str) -> bool:
-    """Whether exactly the eight eligible sites serve `version`."""
-    return set(serving(seen, version)) == set(ELIGIBLE)
+def all_serve(seen: Snapshot, version: str, sites: Collection[str] = ELIGIBLE) -> bool:
+    """Whether exactly these sites serve `version`."""
+    return set(serving(seen, version)) == set(sites)
+
+
+def served_name(run: ModelRollout) -> str:
+    """The name under which the run's revision answers customers."""
+    return f"{MODEL}--{run.spec.revision.short}"

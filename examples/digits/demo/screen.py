@@ -86,9 +86,9 @@ def draw_sites(seen: Snapshot, traffic: Traffic) -> Table:
     rates = traffic.rates(counts)
     assigned = seen.assigned(FLEET)
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("site", "region", "declared CPU", "serves", "assigned"):
+    for column in ("site", "region", "CPU", "serves", "assigned"):
         table.add_column(column, no_wrap=True)
-    for column in ("answers", "/s", "lost"):
+    for column in ("answers", "/s", "500s", "lost"):
         table.add_column(column, justify="right", no_wrap=True)
     for name, site in sorted(seen.sites.items(), key=lambda item: (item[1].spec.region or "", item[0])):
         count = counts.sites.get(name)
@@ -96,7 +96,7 @@ def draw_sites(seen: Snapshot, traffic: Traffic) -> Table:
         active = assignment.status.active if assignment else None
         state = f"{assignment.spec.version} {assignment.status.reason or assignment.status.state}" if assignment else "-"
         hardware = site.status.hardware
-        lost = count.lost if count else 0
+        lost, failed = (count.lost, sum(count.failed.values())) if count else (0, 0)
         table.add_row(
             name,
             site.spec.region or "-",
@@ -104,8 +104,10 @@ def draw_sites(seen: Snapshot, traffic: Traffic) -> Table:
             f"{active.version} {active.variant}" if active else "-",
             escape(state),
             str(count.answered if count else 0),
-            f"{rates.get(name, 0.0):.1f}",
+            f"{rates.get(name, 0.0):.0f}",
+            Text(str(failed), "red" if failed else "dim"),
             Text(str(lost), "bold red" if lost else "green"),
         )
-    table.add_row("", "", "", "", "all", str(counts.answered), f"{sum(rates.values()):.1f}", str(counts.lost), style="bold")
+    totals = (counts.answered, round(sum(rates.values())), counts.failed.total(), counts.lost)
+    table.add_row("", "", "", "", "all", *map(str, totals), style="bold")
     return table

@@ -9,16 +9,17 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from edgefleet.api.meta import site_namespace
+from examples.digits.demo.cable import Cable
 from examples.digits.demo.counts import Traffic
 from examples.digits.demo.hubpod import HubPod
 from examples.digits.demo.observer import Observer
 from examples.digits.demo.person import Person
-from examples.digits.demo.places import DIGITS, OPERATOR, PLACES, REPOSITORY, Folders, Place
+from examples.digits.demo.places import CUT_OFF, DIGITS, OPERATOR, PLACES, REPOSITORY, Folders, Place
 from examples.digits.demo.story import Story
 from examples.digits.demo.times import RENEW
 from tests.lab.binaries import fetch_kubectl
@@ -28,7 +29,7 @@ from tests.lab.registry import Registry
 from tests.lab.server import ModelServer, ServerEnvironment, fetch_server_environment, start_model_server
 
 MEMORY = 8 << 30
-RATE = 5.0  # requests a second and site
+RATE = 10.0  # requests a second and site
 
 
 class Stage:
@@ -40,11 +41,16 @@ class Stage:
         self.registry: Registry | None = None
         self.hub: HubPod | None = None
         self.observer: Observer | None = None
+        self.cable: Cable | None = None
         self.traffic = Traffic(self.folders.out / "traffic.json")
         self._servers: dict[str, ModelServer] = {}
         self._agents: list[Process] = []
         self._client: Process | None = None
         self._gateways: dict[str, int] = {}
+
+    @property
+    def _rates(self) -> Path:
+        return self.folders.out / "rates.json"
 
     def build(self) -> Person:
         """Clusters, registry, model servers and trained releases; nothing of edgefleet runs yet. Returns the person."""
@@ -85,8 +91,14 @@ class Stage:
         addresses = [f"{place.name}={self.gateway(place.name)}" for place in PLACES]
         examples = self.folders.desk / "releases" / "live.jsonl"
         command = [sys.executable, "-m", "examples.digits.traffic", "--examples", str(examples), "--rate", str(RATE)]
-        command += ["--out", str(self.folders.out / "traffic.json"), *addresses]
+        command += ["--rates", str(self._rates), "--out", str(self.folders.out / "traffic.json"), *addresses]
         self._client = start_process(self.folders.run, "traffic", command, env=_environment(), cwd=REPOSITORY)
+
+    def set_rates(self, rates: Mapping[str, float]) -> None:
+        """From now on the customers of these sites send so many requests a second, all others the usual number."""
+        fresh = self._rates.with_suffix(".new")
+        fresh.write_text(json.dumps(dict(rates)))
+        fresh.replace(self._rates)
 
     def stop_traffic(self) -> None:
         """End the customers first, so that the ends of the servers are not counted as losses."""
@@ -105,6 +117,8 @@ class Stage:
         if self.hub is not None:
             self.hub.stop()
         stop_processes(self._agents)
+        if self.cable is not None:
+            self.cable.cut()
         end_leftovers(self.folders)
         if self.registry is not None:
             self.registry.stop()
@@ -128,6 +142,10 @@ class Stage:
         hardware = {"arch": "amd64", "memory": MEMORY, "features": list(place.features)}
         (disk / "hardware.yaml").write_text(json.dumps(hardware))
         hub = self.lab.client_kubeconfig("hub", f"edgefleet:site:{place.name}", ["edgefleet:sites"])
+        if place.name == CUT_OFF:
+            self.cable = Cable(hub)
+            self.cable.mend()
+            hub = self.cable.through()
         own = self.lab.client_kubeconfig(place.cluster, f"edgefleet:agent:{place.name}")
         server = self._servers[place.name]
         options: dict[str, object] = {

@@ -6,7 +6,7 @@ from edgefleet.api.conditions import find_condition
 from examples.digits.demo.counts import Counts
 from examples.digits.demo.observer import Snapshot
 from examples.digits.demo.places import ELIGIBLE, FLEET, HUB_NAMESPACE
-from examples.digits.demo.play import Play, all_serve
+from examples.digits.demo.play import Play
 from examples.digits.demo.setting import BACKUP, TEAM_FILES, install_hub
 
 ALONE = 8.0  # seconds for which the sites are watched without any hub
@@ -43,7 +43,7 @@ def lost_hub(play: Play) -> None:
     play.stage.start_hub()
     seen = checks.awaits("the hub adopts what runs: one run, Promoted, reason Adopted", adopted, 60, play.found)
     checks.awaits("the fleet is Ready, with eight sites", ready, 60, play.found)
-    seen = checks.awaits("all eight sites serve v2, under renewed orders", lambda seen: all_serve(seen, "v2"), 60, play.found)
+    seen = play.awaits_version("v2", 60)
     checks.holds("no other run was started", len(seen.runs_of(FLEET)) == 1, f"runs: {[run.metadata.name for run in seen.runs_of(FLEET)]}")
     now = play.counts
     checks.holds("no site switched", models(now) == models(before), f"{models(before)} -> {models(now)}")

@@ -12,12 +12,14 @@ from edgefleet.api.assignment import SiteAssignment
 from edgefleet.api.model import EdgeModel
 from edgefleet.api.rollout import ModelRollout
 from edgefleet.api.site import EdgeSite
-from examples.digits.demo.counts import Traffic
+from examples.digits.demo.__main__ import ACTS
+from examples.digits.demo.counts import Counts, Latency, SiteCount, Traffic
 from examples.digits.demo.observer import Snapshot, describe_changes
 from examples.digits.demo.places import ELIGIBLE, MANIFESTS, PLACES, REFUSED
 from examples.digits.demo.play import all_serve, variant_words
 from examples.digits.demo.screen import draw_sites
 from examples.digits.demo.setting import TEAM_FILES
+from examples.digits.demo.survival import lost_hub
 from examples.digits.demo.times import SHORTENED, read_manifest, shorten
 
 HASH = "a" * 64
@@ -140,16 +142,54 @@ def test_rates_are_taken_over_the_last_seconds_of_the_clients_own_clock(tmp_path
     assert traffic.rates(now) == {"berlin": 5.0}
 
 
+def test_every_act_says_its_number_and_a_hub_is_lost_only_when_all_sites_are_linked() -> None:
+    numbers = {name: [int((act.__doc__ or "").strip().partition(".")[0]) for act in acts] for name, acts in ACTS.items()}
+    assert numbers["standard"] == list(range(7))
+    assert sorted(numbers["all"]) == [*range(7), 9]
+    # A site with another revision would be a conflict for the hub that adopts.
+    assert numbers["all"].index(9) < ACTS["all"].index(lost_hub)
+
+
+def test_the_customers_latency_is_read_in_whole_bins() -> None:
+    fast, slow = [0] * 21, [0] * 21
+    fast[2], slow[13], slow[20] = 95, 4, 1
+    counts = Counts(1.0, {"berlin": SiteCount(latency={"a": fast, "b": slow}), "aktau": SiteCount(latency={"a": fast})})
+    assert counts.latency_of("b").slower_than(100) == 1.0
+    assert counts.latency_at(["berlin"]).slower_than(100) == 0.05
+    assert counts.latency_at(["berlin", "aktau"]).answers == 195
+    berlin = counts.latency_at(["berlin"])
+    assert [berlin.edge_at(share) for share in (0.5, 0.95, 0.99, 1.0)] == [3, 3, 200, float("inf")]
+    assert (berlin - counts.latency_at(["aktau"])).bins == tuple(slow)
+    assert Latency().slower_than(100) == 0
+
+
+def test_errors_of_releases_are_added_over_the_sites() -> None:
+    counts = Counts(1.0, {"berlin": SiteCount(failed={"digits--8": 2}), "aktau": SiteCount(failed={"digits--8": 3, "digits--9": 1})})
+    assert counts.failed == {"digits--8": 5, "digits--9": 1}
+
+
+def test_evidence_is_told_as_it_moves() -> None:
+    gate = {"name": "latency", "kind": "Absolute", "verdict": "Quiet", "requests": 40, "seen": 2, "allowed": "0.4", "bound": "60.0"}
+    quiet = Snapshot(runs={"vision/digits-1": _run(gates=[{**gate, "evidence": "0.93"}])})
+    loud = Snapshot(runs={"vision/digits-1": _run(gates=[{**gate, "evidence": "3.312"}])})
+    assert not any("evidence" in line for line in describe_changes(Snapshot(), quiet))
+    told = "run vision/digits-1: latency 2 of 40 bad, about 0.4 allowed: evidence 3.31, 60 is enough"
+    assert describe_changes(quiet, loud) == [told]
+    assert describe_changes(loud, loud) == []
+
+
 def test_the_live_view_fits_80_columns(tmp_path: Path) -> None:
     hardware = {"arch": "amd64", "memory": 1, "features": ["avx512_vnni"], "declared": ["features"]}
     site = EdgeSite.parse({"metadata": {"name": "shymkent"}, "spec": {"region": "kz"}, "status": {"hardware": hardware}})
     assignment = _assignment(
         "shymkent", state="Failed", reason="GoldenSetFailed", active={"revision": HASH, "version": "v2", "variant": "fp32", "since": ""}
     )
-    (tmp_path / "traffic.json").write_text(json.dumps({"at": 1, "sites": {"shymkent": {"answered": 99_999, "lost": 99, "losses": []}}}))
+    (tmp_path / "traffic.json").write_text(
+        json.dumps({"at": 1, "sites": {"shymkent": {"answered": 99_999, "lost": 99, "failed": {"a": 999}, "losses": []}}})
+    )
     seen = Snapshot(sites={"shymkent": site}, assignments={("shymkent", FLEET): assignment})
     console = Console(width=80, record=True, file=StringIO())
     console.print(draw_sites(seen, Traffic(tmp_path / "traffic.json")))
     text = console.export_text()
     assert "…" not in text
-    assert all(word in text for word in ("shymkent", "vnni", "v2 GoldenSetFailed", "99999", "lost"))
+    assert all(word in text for word in ("shymkent", "vnni", "v2 GoldenSetFailed", "99999", "999", "lost"))

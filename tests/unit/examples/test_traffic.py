@@ -5,21 +5,27 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from examples.digits.traffic import Example, SiteClient, start_clients
+from examples.digits.traffic import EDGES_MS, REVISION_HEADER, Example, SiteClient, set_rates, start_clients
 
 EXAMPLE = Example(b'{"inputs": []}', "label", 7)
 Reply = Callable[[http.server.BaseHTTPRequestHandler], None]
 
 
-def _answer(model: str = "digits--0a1b2c3d", label: int = 7, status: int = 200, body: bytes | None = None) -> Reply:
+def _answer(
+    model: str = "digits--0a1b2c3d", label: int = 7, status: int = 200, body: bytes | None = None, revision: str = "", wait: float = 0
+) -> Reply:
     def reply(handler: http.server.BaseHTTPRequestHandler) -> None:
+        threading.Event().wait(wait)
         data = body or json.dumps({"model_name": model, "outputs": [{"name": "label", "data": [label]}]}).encode()
         handler.send_response(status)
         handler.send_header("Content-Length", str(len(data)))
+        if revision:
+            handler.send_header(REVISION_HEADER, revision)
         handler.end_headers()
         handler.wfile.write(data)
 
@@ -75,6 +81,8 @@ def _count(replies: list[Reply]) -> SiteClient:
         (_hang_up, "RemoteDisconnected"),
         (_answer(status=503), "status 503"),
         (_answer(status=404), "status 404"),
+        (_answer(status=500), "status 500"),
+        (_answer(status=503, revision="0a1b2c3d" * 8), "status 503"),
         (_answer(model="weld-qc--0a1b2c3d"), "model 'weld-qc--0a1b2c3d' answered"),
         (_answer(body=b"{}"), "not an answer of the protocol"),
         (_answer(body=b"<html>"), "not an answer of the protocol"),
@@ -97,6 +105,32 @@ def test_right_and_wrong_labels_and_who_gave_them_are_counted() -> None:
     assert count.answered - count.right == 1
     assert count.by_model["digits--0a1b2c3d"] == 2
     assert count.last_model == "digits--ffffffff"
+
+
+def test_an_error_of_the_model_itself_is_counted_under_its_name_and_is_no_loss() -> None:
+    count = _count([_answer(), _answer(status=500, revision="0a1b2c3d" * 8), _answer()]).count
+    assert (count.lost, dict(count.failed)) == (0, {"digits--0a1b2c3d": 1})
+
+
+def test_how_long_each_answer_took_is_counted_for_each_model() -> None:
+    count = _count([_answer(), _answer("digits--ffffffff", wait=0.12), _answer()]).count
+    slow = count.latency["digits--ffffffff"]
+    assert (sum(slow), sum(slow[EDGES_MS.index(100) + 1 :])) == (1, 1)
+    assert sum(count.latency["digits--0a1b2c3d"]) == count.by_model["digits--0a1b2c3d"]
+
+
+def test_single_sites_may_be_busier_for_a_while(tmp_path: Path) -> None:
+    stop = threading.Event()
+    clients = {name: SiteClient("http://127.0.0.1:1", "digits", [EXAMPLE], 10, stop) for name in ("berlin", "aktau")}
+    file = tmp_path / "rates.json"
+    set_rates(clients, 10, file)
+    assert [client.rate for client in clients.values()] == [10, 10]
+    file.write_text('{"aktau": 20}')
+    set_rates(clients, 10, file)
+    assert [client.rate for client in clients.values()] == [10, 20]
+    file.write_text("{}")
+    set_rates(clients, 10, file)
+    assert [client.rate for client in clients.values()] == [10, 10]
 
 
 def test_nobody_listening_is_lost_once_the_site_had_served() -> None:
