@@ -8,6 +8,7 @@ import signal
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import typer
 
@@ -36,6 +37,11 @@ def agent(
         Path | None, typer.Option(help="YAML with arch, accelerator, memory or features, in place of what is discovered.")
     ] = None,
     renew: Annotated[str, typer.Option(help="How often the site reports to the hub.")] = "60s",
+    server_metrics: Annotated[
+        str | None, typer.Option(help="Where the model server gives its metrics to Prometheus, for gates on confidence.")
+    ] = None,
+    metrics_port: Annotated[int | None, typer.Option(min=1, max=65535, help="Give the agent's own metrics to Prometheus here.")] = None,
+    metrics_host: Annotated[str, typer.Option(help="The address of these metrics; 0.0.0.0 for all.")] = "127.0.0.1",
     log_json: Annotated[bool, typer.Option(help="Log in JSON, one object a line.")] = False,
 ) -> None:
     """Run the agent of one site: fetch, verify, try and serve what the hub orders, and go on serving without it.
@@ -71,6 +77,8 @@ def agent(
             gateway=Endpoint(gateway_host, gateway_port),
             envoy=envoy,
             renew=read_period(renew, "--renew"),
+            server_metrics=_read_metrics_url(server_metrics, server_url) if server_metrics else None,
+            metrics=Endpoint(metrics_host, metrics_port) if metrics_port else None,
         )
         with naming(trusted_root):
             require_root(settings.root)
@@ -111,6 +119,14 @@ def stop(state: StateOption) -> None:
 
     ended = asyncio.run(GatewayProcess(gateway_folder(state)).stop())
     typer.echo("the gateway is stopped" if ended else "no gateway runs with this state folder")
+
+
+def _read_metrics_url(text: str, server_url: str) -> str:
+    """Metrics come from the model server's own machine, over plain HTTP. Raises ValueError."""
+    parts, server = urlsplit(text), urlsplit(server_url)
+    if parts.scheme != "http" or parts.username or parts.hostname not in {server.hostname, "localhost", "127.0.0.1", "::1"}:
+        raise ValueError(f"--server-metrics {text!r}: write http://HOST:PORT/PATH, with the host of --server-url or a loopback one")
+    return text
 
 
 async def _until_told(run: Any) -> None:

@@ -175,6 +175,8 @@ class Step(StrEnum):
     """It is done: keep it loaded and routed."""
     ACTIVATE = "Activate"
     WITHDRAW = "Withdraw"
+    GO_BACK = "GoBack"
+    """Its revision serves, and was found worse on live traffic here: switch to the previous one."""
     REST = "Rest"
     """Its revision failed here under this very sequence: wait for another order."""
 
@@ -184,7 +186,7 @@ def decide_step(order: Order, memory: FleetMemory) -> Step:
     if order.action == "Withdraw":
         return Step.WITHDRAW
     if order.revision is not None and order.revision.hash == memory.active:
-        return Step.KEEP
+        return Step.GO_BACK if memory.failed_at == order.sequence and memory.previous else Step.KEEP
     if memory.failed_at == order.sequence:
         return Step.REST
     return Step.ACTIVATE

@@ -6,7 +6,9 @@ safe, since all our writes are server-side applies, merge patches, or creates of
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -32,6 +34,8 @@ class Api:
         self._user_agent = user_agent
         self._attempts = attempts
         self._session: aiohttp.ClientSession | None = None
+        self.clock_skew = 0.0
+        """Our clock minus the server's, in seconds, by the Date header of its last answer."""
 
     @classmethod
     def connect(cls, kubeconfig: Path | None, *, user_agent: str, attempts: int = ATTEMPTS) -> Self:
@@ -211,6 +215,7 @@ class Api:
     async def _once(self, method: str, path: str, params: dict[str, str] | None, data: bytes | None, content_type: str) -> bytes:
         try:
             async with self._open(method, path, params=params, data=data, headers={"Content-Type": content_type}) as answer:
+                self.clock_skew = _skew(answer.headers.get("Date"), self.clock_skew)
                 if answer.status >= 300:
                     error = error_from_status(answer.status, await _json(answer), answer.headers.get("Retry-After"))
                     if error.retry_after:
@@ -220,6 +225,13 @@ class Api:
                 return raw
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise Unavailable(0, f"{self.server} does not answer: {error or type(error).__name__}") from error
+
+
+def _skew(date: str | None, before: float) -> float:
+    try:
+        return time.time() - parsedate_to_datetime(date or "").timestamp()
+    except (ValueError, OverflowError):
+        return before
 
 
 def _typed(resource: Resource, body: dict[str, Any]) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from edgefleet.site.gateway_config import Endpoint
 from edgefleet.site.heartbeat import Heartbeat
 from edgefleet.site.intake import Intake
 from edgefleet.site.link import Link
+from edgefleet.site.metrics import AgentMetrics, FleetMetrics, serving_metrics
 from edgefleet.site.prefetch import Prefetcher
 from edgefleet.site.reconciler import Reconciler
 from edgefleet.site.runtimes.repository import RepositoryRuntime
@@ -34,6 +35,9 @@ from edgefleet.site.state import StateFile
 from edgefleet.site.status import AssignmentRecord, StatusWriter
 from edgefleet.site.store import Store
 from edgefleet.site.summary import Finding
+from edgefleet.site.telemetry.events import NOTHING
+from edgefleet.site.telemetry.meter import Meter
+from edgefleet.site.telemetry.verdict import OwnJudge
 from edgefleet.site.trust_keeper import TrustKeeper
 from edgefleet.site.worker import Site
 
@@ -44,7 +48,8 @@ USER_AGENT = "edgefleet-agent"
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What `edgefleet agent` was told. `root` is the pinned root document; `renew` is the period of the heartbeat."""
+    """What `edgefleet agent` was told. `root` is the pinned root document; `renew` is the period of the heartbeat; `server_metrics` is the
+    model server's Prometheus page, `metrics` where the agent gives its own."""
 
     site: str
     hub_kubeconfig: Path
@@ -57,6 +62,8 @@ class Settings:
     gateway: Endpoint
     envoy: Path | None = None
     renew: timedelta = timedelta(seconds=60)
+    server_metrics: str | None = None
+    metrics: Endpoint | None = None
 
 
 class StateInUse(Exception):
@@ -115,6 +122,9 @@ class Agent:
         local: Api,
     ) -> None:
         namespace = site_namespace(settings.site)
+        self._settings = settings
+        self._store = store
+        self._findings: dict[str, Finding] = {}
         self._serving = serving
         self._gateway = gateway
         self._trust = TrustKeeper(settings.state / "bundle.json", root=settings.root, state=state, on_change=self._nudge)
@@ -130,8 +140,11 @@ class Agent:
             namespace=namespace,
             trust=self._trust,
         )
+        self._meter = Meter(settings.state / "telemetry", state=state, gateway=gateway, metrics_url=settings.server_metrics)
         report = SiteReport(agent_version=__version__, hardware=settings.hardware)
-        self._heartbeat = Heartbeat(hub, site=settings.site, report=report, renew=settings.renew, fleets=lambda: state.fleets)
+        self._heartbeat = Heartbeat(
+            hub, site=settings.site, report=report, renew=settings.renew, fleets=lambda: state.fleets, meter=self._meter
+        )
         self._state = state
         self._site = Site(
             state=state,
@@ -145,6 +158,17 @@ class Agent:
             report_now=self._heartbeat.report_now,
         )
         self._reconciler = Reconciler(self._site)
+        self._judge = OwnJudge(
+            state=state,
+            store=store,
+            meter=self._meter,
+            renew=settings.renew,
+            silence=self._heartbeat.silence,
+            take_back=self._reconciler.take_back,
+        )
+        gateway.before_removal = self._meter.settle
+        serving.on_switch = self._meter.look_now
+        self._meter.on_look = self._looked
 
     async def run(self) -> None:
         """Run all parts until cancelled."""
@@ -152,6 +176,7 @@ class Agent:
         await self._trust.restore()
         parts = (
             self._gateway.run(),
+            self._meter.run(),
             self._serving.run(self._reconciler.look_again),
             self._reconciler.run(),
             self._local_watch.run(),
@@ -163,17 +188,44 @@ class Agent:
             self._heartbeat.run(),
         )
         try:
-            async with asyncio.TaskGroup() as group:
-                for part in parts:
-                    group.create_task(part)
+            with serving_metrics(self._settings.metrics, self._measure):
+                async with self._meter, asyncio.TaskGroup() as group:
+                    for part in parts:
+                        group.create_task(part)
         finally:
             await self._serving.close()
 
+    def _measure(self) -> AgentMetrics:
+        fleets = {}
+        for fleet in list(self._state.fleets):
+            found = self._meter.find(fleet)
+            total = found[1].total if found else NOTHING
+            fleets[fleet] = FleetMetrics(
+                finding=self._findings.get(fleet),
+                requests=total.requests,
+                failed=total.failed,
+                lost=found[0].lost if found else 0,
+                taken_back=self._judge.taken_back.get(fleet, 0),
+            )
+        return AgentMetrics(
+            last_contact=self._heartbeat.last_contact,
+            lease_writes=self._heartbeat.writes,
+            store_bytes=self._store.used_bytes(),
+            gateway_restarts=self._gateway.restarts,
+            fleets=fleets,
+        )
+
     def _publish(self, name: str, finding: Finding) -> None:
         fleet = name.replace(".", "/", 1)
+        self._findings[fleet] = finding
         active = self._serving.active(fleet)
         self._local_status.offer(name, finding, active)
         self._hub_status.offer(name, finding, active)
+
+    def _looked(self) -> None:
+        if self._meter.is_urgent():
+            self._heartbeat.report_soon()
+        self._judge.look()
 
     def _nudge(self) -> None:
         self._reconciler.nudge()

@@ -8,7 +8,7 @@ import asyncio
 import json
 import logging
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,9 @@ class Gateway:
         self._draining: set[Target] = set()
         self._table: dict[str, Target] = {}
         self._taken = True
+        self.restarts = 0
+        self.before_removal: Callable[[], Awaitable[None]] | None = None
+        """Called when a revision has answered its last request, before its counters are forgotten."""
 
     async def __aenter__(self) -> "Gateway":
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -104,6 +107,7 @@ class Gateway:
             pid = self._process.find()
             if pid is not None:
                 await self._process.wait_for_end(pid)
+                self.restarts += 1
                 log.error("the gateway ended: starting it again. %s", self._process.log_tail())
             try:
                 await self.start()
@@ -147,9 +151,22 @@ class Gateway:
             await self._wait(lambda: self._is_idle(served_name), DRAIN_SECONDS, f"requests to {served_name} do not end")
         except GatewayDown as error:
             log.warning("%s", error)
+        if self.before_removal is not None:
+            await self.before_removal()
         async with self._lock:
             self._draining = {target for target in self._draining if target.served_name != served_name}
             self._write("clusters.json", plan_clusters({*self._table.values(), *self._draining}, self._server))
+
+    async def fetch_stats(self, query: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
+        """Envoy's statistics, and the name of the life that they are of. Raises GatewayDown."""
+        life = self._process.find_life()
+        try:
+            stats = await self._ask("/stats", **query)
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise GatewayDown(f"Envoy tells no statistics: {error or type(error).__name__}") from error
+        if life is None or life != self._process.find_life():
+            raise GatewayDown("Envoy ended while it was asked for its statistics")
+        return life, stats
 
     async def _knows(self, target: Target) -> bool:
         clusters = await self._ask("/clusters", format="json")

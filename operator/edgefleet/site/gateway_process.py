@@ -54,13 +54,22 @@ class GatewayProcess:
 
     def find(self) -> int | None:
         """The pid of the running Envoy, whoever started it."""
+        found = self._find()
+        return found[0] if found else None
+
+    def find_life(self) -> str | None:
+        """A name for the running Envoy that no other one has: its counters began at zero with it."""
+        found = self._find()
+        return f"{found[0]}:{found[1]}" if found else None
+
+    def _find(self) -> tuple[int, int] | None:
         try:
             recorded = json.loads(self._pid_file.read_bytes())
             pid, started = int(recorded["pid"]), int(recorded["started"])
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             return None
         _reap(pid)
-        return pid if _start_time(pid) == started else None
+        return (pid, started) if _start_time(pid) == started else None
 
     def start(self, binary: Path) -> int:
         """Start Envoy in the background; returns its pid."""

@@ -1,11 +1,13 @@
 """The site's Lease at the hub: heartbeat and report in one write, once per renewal and at once when what serves has changed.
 
-Where the hub cannot be reached, nothing follows but silence there; the next renewal says it all again.
+Bad answers of a young revision are worth a write of their own (telemetry/report.py says which), but at most one every 5 s, and no more than
+four in a renewal. Where the hub cannot be reached, nothing follows but silence there; the next renewal says it all again.
 """
 
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -17,37 +19,56 @@ from edgefleet.kube.errors import ApiError
 from edgefleet.kube.resources import LEASES
 from edgefleet.site.state import FleetState
 from edgefleet.site.status import FIELD_MANAGER
+from edgefleet.site.telemetry.meter import Meter
 
 log = logging.getLogger(__name__)
 
 JITTER = 0.1
+EARLY_SECONDS = 5.0
+EARLY_PER_RENEWAL = 4
 
 
 class Heartbeat:
-    """Renews the Lease `agent` every `renew`. `fleets` gives the state of now."""
+    """Renews the Lease `agent` every `renew`. `fleets` gives the state of now, `meter` what live traffic says."""
 
     def __init__(
-        self, api: Api, *, site: str, report: SiteReport, renew: timedelta, fleets: Callable[[], Mapping[str, FleetState]]
+        self, api: Api, *, site: str, report: SiteReport, renew: timedelta, fleets: Callable[[], Mapping[str, FleetState]], meter: Meter
     ) -> None:
         self._api = api
         self._site = site
         self._report = report
         self._renew = renew
         self._fleets = fleets
+        self._meter = meter
         self._changed = asyncio.Event()
+        self._heard_at = self._tried_at = time.monotonic()
+        self.last_contact: datetime | None = None
         self.writes = 0
 
     def report_now(self) -> None:
         """What serves has changed: do not wait for the next renewal."""
         self._changed.set()
 
+    def report_soon(self) -> None:
+        """There is news of live traffic: do not wait for the next renewal, unless the last write was a moment ago."""
+        if time.monotonic() - self._tried_at >= max(EARLY_SECONDS, self._renew.total_seconds() / EARLY_PER_RENEWAL):
+            self._changed.set()
+
+    def silence(self) -> timedelta:
+        """For how long the hub has not taken a Lease; counted from the start of the agent, if it never has."""
+        return timedelta(seconds=time.monotonic() - self._heard_at)
+
     async def run(self) -> None:
         """Renew until cancelled."""
         while True:
             self._changed.clear()
+            await self._meter.look()
+            self._tried_at = time.monotonic()
             try:
                 await self._api.apply(LEASES, self._lease(), manager=FIELD_MANAGER)
                 self.writes += 1
+                self._heard_at, self.last_contact = time.monotonic(), datetime.now(UTC)
+                self._meter.note_renewed()
             except ApiError as error:
                 log.warning("Lease at %s not renewed: %s", self._api.server, error)
             # Sites that started together must not stay together.
@@ -62,6 +83,7 @@ class Heartbeat:
         annotations = {SITE_ANNOTATION: self._report.model_dump_json(by_alias=True, exclude_none=True)}
         for fleet, state in self._fleets().items():
             annotations[fleet_annotation(fleet)] = plan_report(state).model_dump_json(by_alias=True, exclude_none=True)
+        annotations |= self._meter.reports(skew=self._api.clock_skew)
         return {
             "metadata": {
                 "name": LEASE_NAME,

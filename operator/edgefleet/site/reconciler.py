@@ -3,6 +3,7 @@
 import asyncio
 
 from edgefleet.kube.watch import Key
+from edgefleet.site.state import Failure
 from edgefleet.site.status import AssignmentRecord
 from edgefleet.site.worker import Site, Worker
 
@@ -36,6 +37,11 @@ class Reconciler:
         worker = self._workers.get(fleet.replace("/", ".", 1))
         if worker is not None:
             worker.nudge()
+
+    def take_back(self, fleet: str, failure: Failure) -> None:
+        """What serves for a fleet failed on live traffic: remembered first, so that a crash changes nothing. Raises OSError."""
+        self._site.state.change_fleet(fleet, failure=failure)
+        self.look_again(fleet)
 
     async def run(self) -> None:
         """Run all workers until cancelled."""

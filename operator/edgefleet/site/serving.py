@@ -42,6 +42,8 @@ class Serving:
         self._trials: set[str] = set()
         self._unloading: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._expected: dict[str, str] = {}
+        self.on_switch: Callable[[], None] = lambda: None
+        """Called when clients have been switched to another revision."""
 
     def active(self, fleet: str) -> ActiveRevision | None:
         """What the gateway routes to for a fleet, as reports say it."""
@@ -87,8 +89,11 @@ class Serving:
             if self._gateway.table.get(target.model) != target and self._state.fleet(fleet).active != target.revision:
                 self._clean_up(fleet)
 
-    async def activate(self, order: Order, record: RevisionRecord, golden_score: str) -> None:
-        """Switch clients to a tried revision. On disk first; after a crash in between, `ensure` finishes it. Raises StepFailed."""
+    async def activate(self, order: Order, record: RevisionRecord, golden_score: str, *, back: bool = False) -> None:
+        """Switch clients to a tried revision. On disk first; after a crash in between, `ensure` finishes it. Raises StepFailed.
+
+        `back`: to the one that served before what the order asks for, which failed here; that is not forgotten.
+        """
         revision = record.revision
         async with self._locks[order.fleet]:
             before = self._state.fleet(order.fleet)
@@ -100,17 +105,21 @@ class Serving:
                 active=revision.hash,
                 active_since=datetime.now(UTC),
                 model=order.model,
-                served_sequence=order.sequence,
+                served_sequence=before.previous_sequence if back else order.sequence,
                 golden_score=golden_score,
+                slo=revision.slo,
+                analysis=None if back else order.analysis,
                 previous=before.active or before.previous,
+                previous_sequence=before.served_sequence if before.active else before.previous_sequence,
                 withdrawn_at=None,
-                failure=None,
+                failure=before.failure if back else None,
             )
             self.expect(order.fleet, None)
             await _explained(self._gateway.switch(order.model, revision.hash))
             if before.active and before.model != order.model:
                 await _explained(self._gateway.switch(before.model, None))
         log.info("fleet %s: %s %s (%s) serves", order.fleet, order.model, revision.version, revision.hash[:8])
+        self.on_switch()
         self._clean_up(order.fleet, order.storage)
 
     async def confirm(self, order: Order) -> bool:
@@ -118,8 +127,9 @@ class Serving:
         state = self._state.fleet(order.fleet)
         new = state.served_sequence != order.sequence
         self.expect(order.fleet, None)
-        if new:
-            self._state.change_fleet(order.fleet, served_sequence=order.sequence, failure=None)
+        slo = order.revision.slo if order.revision else state.slo
+        if new or (state.slo, state.analysis) != (slo, order.analysis):
+            self._state.change_fleet(order.fleet, served_sequence=order.sequence, slo=slo, analysis=order.analysis, failure=None)
         await self.ensure(order.fleet)
         if new:
             self._clean_up(order.fleet, order.storage)

@@ -13,6 +13,8 @@ from pydantic import Field, ValidationError
 
 from edgefleet.api.assignment import OrderAction
 from edgefleet.api.meta import Schema
+from edgefleet.api.model import Slo
+from edgefleet.api.policy import Analysis
 from edgefleet.api.quantities import RevisionHash
 from edgefleet.core.site import FleetMemory
 from edgefleet.site.durable import Checkpoint, no_checkpoint, write_durably
@@ -32,7 +34,8 @@ class Failure(Schema):
 class FleetState(Schema):
     """One fleet. `floor` and `accepted_*` are the newest order accepted; `active` is what the gateway routes to.
 
-    `served_sequence` is the newest order that was carried out: under it `active` serves, or was withdrawn. `model` is that of `active`.
+    `served_sequence` is the newest order that was carried out: under it `active` serves, or was withdrawn. `model` and `slo` are those of
+    `active`, `analysis` is how that order wants it judged; `previous` served before it, under `previous_sequence`.
     """
 
     floor: int = 0
@@ -43,7 +46,10 @@ class FleetState(Schema):
     active: RevisionHash | None = None
     active_since: datetime | None = None
     golden_score: str = ""
+    slo: Slo = Slo()
+    analysis: Analysis | None = None
     previous: RevisionHash | None = None
+    previous_sequence: int = 0
     withdrawn_at: datetime | None = None
     failure: Failure | None = None
 

@@ -159,6 +159,10 @@ class Store:
         with self._lock:
             self._reserved.pop(fleet, None)
 
+    def used_bytes(self) -> int:
+        """What lies in the store, unfinished downloads included."""
+        return sum(path.stat().st_size for path in self._blobs.iterdir())
+
     def _stored(self) -> list[StoredRevision]:
         return [StoredRevision(one.revision.hash, one.fleet, one.blobs(), one.used_at) for one in self.records()]
 

@@ -239,6 +239,11 @@ class Worker:
             case Step.WITHDRAW:
                 changed = await site.serving.withdraw(order)
                 self._publish(find_served(order, site.state.fleet(order.fleet), "Withdrawn"))
+            case Step.GO_BACK:
+                await self._go_back(order)
+                changed = True
+                if state.failure is not None:
+                    self._publish(find_failed(state.failure))
             case Step.REST:
                 changed = False
                 if state.failure is not None:
@@ -266,11 +271,25 @@ class Worker:
             # It has served here: that it does not now is the site's trouble, whatever the model server says of it.
             raise StepFailed(Cause.SERVER, failed.reason, failed.message) from error
 
-    async def _activate(self, order: Order, revision: FrozenRevision) -> None:
+    async def _go_back(self, order: Order) -> None:
+        """To what served before, as good as it was then and verified anew; its files are here, so no registry is needed."""
+        previous = self._site.store.find(self._site.state.fleet(order.fleet).previous or "")
+        try:
+            if previous is None:
+                raise StepFailed(Cause.DISK, "StoreDamaged", "what served before is not in the store any more")
+            await self._activate(order, previous.revision, back=True)
+        except Exception as error:
+            failed = explain_failure(error)
+            if failed is None:
+                raise
+            # It has served here: that it cannot now is the site's trouble. What failed goes on serving until it can, or an order comes.
+            raise StepFailed(Cause.SERVER if failed.cause is not Cause.TRUST else Cause.TRUST, failed.reason, failed.message) from error
+
+    async def _activate(self, order: Order, revision: FrozenRevision, *, back: bool = False) -> None:
         site = self._site
         site.serving.expect(order.fleet, revision.hash)
         self._progress(order, "Fetching", f"{revision.variant.size} bytes from {revision.repository}")
-        record = await self._prefetch(order)
+        record = await self._prefetch(order.model_copy(update={"revision": revision}))
         target = Target(order.model, revision.hash)
         async with site.serving.trying(order.fleet, target):
             self._progress(order, "Starting", f"the model server loads {target.served_name}")
@@ -282,7 +301,7 @@ class Worker:
                 lines = await asyncio.to_thread(self._golden_lines, record)
                 score = await verify_golden_set(site.runtime, target.served_name, revision.golden, lines)
             self._require_fresh(order)
-            await site.serving.activate(order, record, score)
+            await site.serving.activate(order, record, score, back=back)
 
     async def _prefetch(self, order: Order) -> RevisionRecord:
         site = self._site

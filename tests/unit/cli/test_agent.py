@@ -36,6 +36,8 @@ def words(tmp_path: Path) -> list[str]:
         ("--server-models", "nowhere", "is not a folder"),
         ("--renew", "0s", "1s or longer"),
         ("--renew", "often", "not a duration"),
+        ("--server-metrics", "http://elsewhere:8082/metrics", "with the host of --server-url or a loopback one"),
+        ("--server-metrics", "https://127.0.0.1:8082/metrics", "write http://"),
     ],
 )
 def test_an_agent_that_was_told_wrongly_does_not_start(

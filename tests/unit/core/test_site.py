@@ -193,6 +193,9 @@ def test_the_floor_never_falls_and_a_number_never_changes_its_meaning(orders: li
         (make_order(sequence=9), served(7), Step.KEEP),
         (make_order(), FleetMemory(floor=7, active="b" * 64, failed_at=7), Step.REST),
         (make_order(sequence=8), FleetMemory(floor=8, active="b" * 64, failed_at=7), Step.ACTIVATE),
+        (make_order(), FleetMemory(floor=7, active="a" * 64, previous="b" * 64, failed_at=7), Step.GO_BACK),
+        (make_order(), FleetMemory(floor=7, active="a" * 64, failed_at=7), Step.KEEP),
+        (make_order(sequence=8), FleetMemory(floor=8, active="a" * 64, previous="b" * 64, failed_at=7), Step.KEEP),
         (make_order(action="Withdraw", revision=None), served(6), Step.WITHDRAW),
     ],
 )

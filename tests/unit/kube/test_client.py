@@ -1,6 +1,8 @@
 """What a hostile hub, or a proxy in front of it, could answer: it is an error with a name, and leads nowhere else."""
 
+import time
 from collections.abc import AsyncIterator
+from email.utils import formatdate
 from typing import Any
 
 import pytest
@@ -19,6 +21,7 @@ class Hostile:
     def __init__(self) -> None:
         self.inside = 0
         self.page = "<html>please log in</html>"
+        self.headers: dict[str, str] = {}
 
     async def answer(self, request: web.Request) -> web.Response:
         if request.path == "/inside":
@@ -26,7 +29,7 @@ class Hostile:
             return web.json_response({"metadata": {}})
         if request.method == "PATCH":
             raise web.HTTPTemporaryRedirect("/inside")
-        return web.Response(text=self.page)
+        return web.Response(text=self.page, headers=self.headers)
 
 
 @pytest.fixture
@@ -57,3 +60,16 @@ async def test_an_answer_that_is_no_object_is_unavailable(api: Api, hostile: Hos
         await api.get(CONFIG_MAPS, "a", "b")
     with pytest.raises(Unavailable, match="does not answer with a JSON object"):
         await api.list(CONFIG_MAPS, "b")
+
+
+@pytest.mark.parametrize(("seconds", "shown"), [(-3600, 3600), (90, -90)])
+async def test_the_clock_is_compared_with_the_servers(api: Api, hostile: Hostile, seconds: int, shown: int) -> None:
+    hostile.page = "{}"
+    hostile.headers = {"Date": formatdate(time.time() + seconds, usegmt=True)}
+    await api.get(CONFIG_MAPS, "a", "b")
+    assert abs(api.clock_skew - shown) < 3
+    held = api.clock_skew
+    for date in ("yesterday", "Mon, 99 Nov 2026 00:00:00 GMT"):
+        hostile.headers = {"Date": date}
+        await api.get(CONFIG_MAPS, "a", "b")
+        assert api.clock_skew == held

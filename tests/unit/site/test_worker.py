@@ -1,7 +1,9 @@
 """A verdict that cannot be remembered is told as the disk's trouble, and reached again."""
 
 import asyncio
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +13,8 @@ from edgefleet.api.assignment import FrozenRevision, Order
 from edgefleet.core.site import Cause
 from edgefleet.site import worker as module
 from edgefleet.site.faults import StepFailed
+from edgefleet.site.state import Failure, StateFile
+from edgefleet.site.store import RevisionRecord, Store
 from edgefleet.site.summary import Finding
 from edgefleet.site.worker import Worker
 
@@ -71,3 +75,54 @@ async def test_a_failure_that_the_disk_does_not_take_is_reached_again(revision: 
         await FailingWorker("vision.plants", site)._carry_out(order_of(revision))
     assert [(one.state, one.reason) for one in found] == [("Blocked", "DiskFull"), ("Failed", "GoldenSetFailed")]
     assert [change["failure"].sequence for change in state.changes] == [1]
+
+
+class Returning(Worker):
+    """Whatever it switches in, it only notes."""
+
+    def __init__(self, name: str, site: Any) -> None:
+        super().__init__(name, site)
+        self.switched: list[tuple[str, bool]] = []
+        self.trouble: list[Exception] = []
+
+    async def _activate(self, order: Order, revision: FrozenRevision, *, back: bool = False) -> None:
+        if self.trouble:
+            raise self.trouble.pop()
+        self.switched.append((revision.hash, back))
+        self._site.state.change_fleet(order.fleet, active=revision.hash)
+
+
+async def test_what_failed_on_live_traffic_is_switched_back_and_told(
+    tmp_path: Path, revision: FrozenRevision, place: Callable[..., RevisionRecord], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "plan_delay", lambda *_: timedelta(0))
+    order, store = order_of(revision), Store(tmp_path / "store")
+    place(store, "b", b"weights")
+    state = StateFile.open(tmp_path / "state.json", site="plant-7")
+    failure = Failure(sequence=1, revision=revision.hash, reason="LatencyRegression", message="slow", at=datetime.now(UTC))
+    state.change_fleet(order.fleet, active=revision.hash, previous="b" * 64, floor=1, failure=failure)
+    found: list[Finding] = []
+    site: Any = SimpleNamespace(
+        state=state,
+        store=store,
+        serving=SimpleNamespace(expect=lambda *_: None),
+        publish=lambda name, finding: found.append(finding),
+        report_now=lambda: None,
+    )
+    worker = Returning("vision.plants", site)
+    # That the old one does not load now is not its fault, nor the order's: it is tried again.
+    worker.trouble = [StepFailed(Cause.READINESS, "NotReadyInTime", "busy")]
+    async with asyncio.timeout(5):
+        await worker._carry_out(order)
+    assert worker.switched == [("b" * 64, True)]
+    assert [(one.state, one.fault, one.reason) for one in found] == [
+        ("Blocked", "Site", "NotReadyInTime"),
+        ("Failed", "Revision", "LatencyRegression"),
+    ]
+    assert state.fleet(order.fleet).failure == failure
+
+    # Asked again, under the same sequence: it rests.
+    async with asyncio.timeout(5):
+        await worker._carry_out(order)
+    assert worker.switched == [("b" * 64, True)]
+    assert found[-1].reason == "LatencyRegression"
