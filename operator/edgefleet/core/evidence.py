@@ -59,11 +59,12 @@ def weigh_stakes(count: int) -> tuple[float, ...]:
     return tuple(FIRST_STAKE if number == 0 else (1 - FIRST_STAKE) / (number * (number + 1)) for number in range(count))
 
 
-def weigh_evidence(sites: Sequence[Sequence[Tally]], shape: float) -> Evidence:
+def weigh_evidence(sites: Sequence[Sequence[Tally]], shape: float, bound: float = math.inf) -> Evidence:
     """What 1 has become. `sites` holds one row for each site, with one tally for each stake; all rows are equally long.
 
     Together: half on "all sites are worse" (the product over sites), half on "one site is" (the mean over sites). Each bettor has a
-    third of every stake.
+    third of every stake. Of one site no more than `bound_alone` counts in the mean: that is enough to take that site back, and one site
+    does not take back all; two do.
     """
     stakes = len(sites[0]) if sites else 0
     weights = weigh_stakes(stakes)
@@ -71,13 +72,19 @@ def weigh_evidence(sites: Sequence[Sequence[Tally]], shape: float) -> Evidence:
     if not sites:
         return Evidence(1.0, ())
     bets = [_weigh_site(tallies, shape) for tallies in sites]
-    pooled = []
+    all_worse = [idle]
     for weight, column in zip(weights, zip(*bets, strict=True), strict=True):
-        *bettors, values = zip(*column, strict=True)
-        all_worse = math.fsum(_exp(math.fsum(bettor)) for bettor in bettors) / len(RATIOS)
-        pooled.append(weight * (all_worse + math.fsum(values) / len(values)) / 2)
+        bettors = tuple(zip(*column, strict=True))[: len(RATIOS)]
+        all_worse.append(weight * math.fsum(_exp(math.fsum(bettor)) for bettor in bettors) / len(RATIOS))
     alone = tuple(idle + math.fsum(weight * one[3] for weight, one in zip(weights, own, strict=True)) for own in bets)
-    return Evidence(idle + math.fsum(pooled), alone)
+    most = bound_alone(bound, len(sites))
+    one_worse = math.fsum(min(own, most) for own in alone) / len(sites)
+    return Evidence((math.fsum(all_worse) + one_worse) / 2, alone)
+
+
+def bound_alone(bound: float, sites: int) -> float:
+    """Where one site's own evidence is enough, if so many are watched: with a thousand sites, one is soon rich by chance."""
+    return bound * max(1, sites)
 
 
 def _weigh_site(tallies: Sequence[Tally], shape: float) -> list[tuple[float, float, float, float]]:

@@ -60,7 +60,7 @@ def _foresee(gate: LiveGate, look: Look, rows: Sequence[Row]) -> Outlook:
             [(x + bad / burst, a + allowed / burst) for x, a in own]
             for own, (bad, allowed), burst in zip(tallies, more, bursts, strict=True)
         ]
-        return weigh_evidence(grown, look.shape).together >= look.bound
+        return weigh_evidence(grown, look.shape, look.bound).together >= look.bound
 
     def after(minutes: int, times: float) -> bool:
         return reached([(times * allowed * minutes, allowed * minutes) for _, allowed in rates])

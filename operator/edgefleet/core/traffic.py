@@ -3,7 +3,9 @@
 The usual rate is the site's own, of the 7 days before the switch, drawn towards the fleet's by five imagined events so that a new site
 has one too. A relative gate moves it by what the controls show in the same minutes: bad events over expected ones. Where fewer controls
 than `controls.min` were heard, nobody can tell a worse revision from a bad hour, so what is seen there can hold a rollout and not turn it
-back. How sure it is, is weighed in evidence; which gates there are stands in gates; what follows is decided in live and rollout.
+back. An absolute gate needs no controls; where there are enough, it does not blame a revision for what the whole fleet suffers.
+
+How sure it is, is weighed in evidence; which gates there are stands in gates; what follows is decided in live and rollout.
 """
 
 import math
@@ -17,7 +19,7 @@ from typing import Literal
 from edgefleet.api.policy import Analysis, Metric
 from edgefleet.api.quantities import parse_percent
 from edgefleet.api.report import HealthBaseline
-from edgefleet.core.evidence import Tally, shape_of, weigh_evidence
+from edgefleet.core.evidence import Tally, bound_alone, shape_of, weigh_evidence
 from edgefleet.core.gates import AbsoluteGate, LiveGate, RelativeGate
 from edgefleet.core.health import MARKS_PER_HOUR, Columns, Stream
 
@@ -84,9 +86,14 @@ class GateVerdict:
     sites: tuple[SiteTally, ...]
 
     @property
+    def bound_alone(self) -> float:
+        """Where one site's own evidence is enough to take it back alone."""
+        return bound_alone(self.bound, len(self.sites))
+
+    @property
     def worse(self) -> tuple[SiteTally, ...]:
         """The sites whose own bets alone are enough, where this gate may take a site back."""
-        return tuple(one for one in self.sites if one.evidence >= self.bound) if self.outcome != "NotApplicable" else ()
+        return tuple(one for one in self.sites if one.evidence >= self.bound_alone) if self.outcome != "NotApplicable" else ()
 
 
 def judge_gates(
@@ -155,10 +162,10 @@ class Look:
         rows = self.read(gate)
         if rows is None:
             return GateVerdict(gate, "NotApplicable", 0, 0, 0.0, 1.0, self.bound, 0, ())
-        evidence, own = weigh_evidence([row.tallies(self.stakes) for row in rows], self.shape)
+        evidence, own = weigh_evidence([row.tallies(self.stakes) for row in rows], self.shape, self.bound)
         outcome: Outcome = "Fail" if evidence >= self.bound else "Quiet"
         if outcome == "Quiet" and any(row.unsure for row in rows):
-            everything, _ = weigh_evidence([(row.unsure or row).tallies(self.stakes) for row in rows], self.shape)
+            everything, _ = weigh_evidence([(row.unsure or row).tallies(self.stakes) for row in rows], self.shape, self.bound)
             if everything >= self.bound:
                 evidence, outcome = everything, "Hold"
         sites = tuple(
@@ -184,19 +191,21 @@ class Look:
         if isinstance(gate, RelativeGate) and self.first_release:
             return None
         past = {edge: self._pool(shown, gate.metric, edge) for edge in {_edge(one.stream, gate.metric) for one in shown}}
-        around: dict[tuple[Group, Edge], _Surroundings] = {}
+        if isinstance(gate, RelativeGate) and None in past.values():
+            return None
+        around = {
+            (group, edge): self._look_around(group, gate.metric, edge, past[edge])
+            for group, edge in {(one.group, _edge(one.stream, gate.metric)) for one in shown}
+        }
         rows = []
         for one in shown:
             edge = _edge(one.stream, gate.metric)
-            fleet_rate = past[edge]
+            usual = _usual(one.stream.before, gate.metric, past[edge])
+            near = around[one.group, edge]
             if isinstance(gate, AbsoluteGate):
-                rows.append(_read_absolute(one, gate, fleet_rate))
-                continue
-            if fleet_rate is None:
-                return None
-            if (one.group, edge) not in around:
-                around[one.group, edge] = self._look_around(one.group, gate.metric, edge, fleet_rate)
-            rows.append(_read_relative(one, gate, fleet_rate, around[one.group, edge], self.minimum))
+                rows.append(_read_absolute(one, gate, usual, near, self.minimum))
+            else:
+                rows.append(_read_relative(one, gate, usual, near, self.minimum))
         return rows
 
     def _pool(self, shown: Sequence[Watched], metric: Metric, edge: Edge) -> float | None:
@@ -208,7 +217,7 @@ class Look:
         bad = sum(getattr(past, bad_name) for past in pasts if past)
         return (bad + 1) / (of + 1) if of else None
 
-    def _look_around(self, group: Group, metric: Metric, edge: Edge, fleet_rate: float) -> "_Surroundings":
+    def _look_around(self, group: Group, metric: Metric, edge: Edge, fleet_rate: float | None) -> "_Surroundings":
         near = [
             stream
             for one in self.controls
@@ -225,8 +234,9 @@ class Row:
     """One site under one gate. `begins` says when each span began; the sums have one entry more: entry i is the sum of the first i spans.
 
     `moved` sums the answers of each span times the shift that the controls showed in it. What is allowed of a sum is the larger of
-    `share` of the moved answers, and `usual` of these plus `least` of the answers. `unsure`: the same site with everything in it, if not
-    all of its spans had enough controls.
+    `share` of the moved answers, and `usual` of these plus `least` of the answers: of an absolute gate 1.25 times the usual rate, and
+    the limit; of a relative one the usual rate and `max_increase`, and the usual rate plus `min_increase`. `unsure`: the same site with
+    everything in it, if not all of its spans had enough controls.
     """
 
     site: str
@@ -286,7 +296,7 @@ class _Surroundings:
     heard: Sequence[int]
 
     @classmethod
-    def of(cls, near: Sequence[Stream], metric: Metric, fleet_rate: float, first: int, last: int) -> "_Surroundings":
+    def of(cls, near: Sequence[Stream], metric: Metric, fleet_rate: float | None, first: int, last: int) -> "_Surroundings":
         """From the streams of the controls, in a fixed order. Events of a span that is wider than a mark are spread over it; of one wider
         than an hour nobody knows what belongs where."""
         of_name, bad_name, _ = COUNTED[metric]
@@ -336,19 +346,27 @@ class _Surroundings:
         return (bad + 1) / (expected + 1), min(self.heard[low : high + 1])
 
 
-def _read_absolute(one: Watched, gate: AbsoluteGate, fleet_rate: float | None) -> Row:
+def _read_absolute(one: Watched, gate: AbsoluteGate, usual: float, around: _Surroundings, minimum: int) -> Row:
+    """The limit stands without controls. With enough of them, what the whole fleet suffers is not blamed on the revision; that the fleet
+    has a good hour takes nothing from it."""
     of_name, bad_name, _ = COUNTED[gate.metric]
-    columns = one.stream.columns
-    usual = 0.0 if fleet_rate is None else _usual(one.stream.before, gate.metric, fleet_rate)
-    share = max(gate.limit, TOLERANCE * usual)
-    of = columns.sums[of_name]
-    return Row(one.site, _burst(one.stream, gate.metric), columns.first, of, columns.sums[bad_name], of, share)
+    columns, burst = one.stream.columns, _burst(one.stream, gate.metric)
+    of: Sequence[float] = columns.sums[of_name]
+    moved, heard = of, 0
+    if usual and not one.stream.skewed:
+        shifts, heard_in = around.move_all(columns)
+        heard = max(heard_in, default=0)
+        if heard >= minimum:
+            raised = [shift if shift > 1 and count >= minimum else 1.0 for shift, count in zip(shifts, heard_in, strict=True)]
+            moved = tuple(accumulate(map(mul, columns.counts[of_name], raised), initial=0.0))
+    return Row(
+        one.site, burst, columns.first, columns.sums[of_name], columns.sums[bad_name], moved, TOLERANCE * usual, 0.0, gate.limit, heard
+    )
 
 
-def _read_relative(one: Watched, gate: RelativeGate, fleet_rate: float, around: _Surroundings, minimum: int) -> Row:
+def _read_relative(one: Watched, gate: RelativeGate, usual: float, around: _Surroundings, minimum: int) -> Row:
     of_name, bad_name, _ = COUNTED[gate.metric]
     columns = one.stream.columns
-    usual = _usual(one.stream.before, gate.metric, fleet_rate)
     burst = _burst(one.stream, gate.metric)
     shares = (usual * (1 + gate.max_increase), usual, gate.min_increase)
     # Nobody knows what the controls showed in the same minutes if the site's minutes are wrong.
@@ -375,8 +393,10 @@ def _read_relative(one: Watched, gate: RelativeGate, fleet_rate: float, around: 
     )
 
 
-def _usual(baseline: HealthBaseline | None, metric: Metric, fleet_rate: float) -> float:
-    """A site's own rate, drawn towards the fleet's."""
+def _usual(baseline: HealthBaseline | None, metric: Metric, fleet_rate: float | None) -> float:
+    """A site's own rate, drawn towards the fleet's; 0 if nobody has a past."""
+    if fleet_rate is None:
+        return 0.0
     of_name, bad_name, _ = COUNTED[metric]
     bad, of = (getattr(baseline, bad_name), getattr(baseline, of_name)) if baseline else (0, 0)
     return float((bad + PSEUDO_EVENTS) / (of + PSEUDO_EVENTS / fleet_rate))

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import nbinom
 
-from edgefleet.core.evidence import RATIOS, Tally, bet, shape_of, weigh_evidence, weigh_stakes
+from edgefleet.core.evidence import RATIOS, Tally, bet, bound_alone, shape_of, weigh_evidence, weigh_stakes
 
 SHAPE = shape_of(0.3)
 
@@ -83,3 +83,17 @@ def test_the_order_of_sites_does_not_matter() -> None:
     again = weigh_evidence([rows[index] for index in order], SHAPE)
     assert again.together == first.together
     assert again.alone == tuple(first.alone[index] for index in order)
+
+
+def test_one_site_goes_back_alone_and_two_take_back_all() -> None:
+    bad, good = [(400.0, 60.0)], [(60.0, 60.0)]
+    one = weigh_evidence([bad, *[good] * 29], SHAPE, bound=100)
+    assert one.alone[0] > bound_alone(100, 30)
+    assert one.together < 100
+    assert weigh_evidence([bad, bad, *[good] * 28], SHAPE, bound=100).together >= 100
+
+
+def test_where_only_one_site_is_watched_it_is_all() -> None:
+    for seen in range(8, 40):
+        together, (alone,) = weigh_evidence([[(float(seen), 5.0)]], SHAPE, bound=100)
+        assert (together >= 100) == (alone >= bound_alone(100, 1))

@@ -62,6 +62,20 @@ def test_an_absolute_gate_does_not_blame_what_was_so_before() -> None:
     assert verdict.outcome == "Quiet"
 
 
+def test_an_absolute_gate_does_not_blame_what_the_whole_fleet_suffers() -> None:
+    outage = [3] * 6 + [24] * 6
+    assert judge(ABSOLUTE, watched(outage, outage)).outcome == "Fail"
+    assert judge(ABSOLUTE, watched(outage, outage), controls(4, outage)).outcome == "Fail"
+    spared = judge(ABSOLUTE, watched(outage, outage), controls(5, outage))
+    assert (spared.outcome, spared.controls) == ("Quiet", 5)
+    assert judge(ABSOLUTE, watched(outage, outage), controls(5, [3] * 12)).outcome == "Fail"
+
+
+def test_a_good_hour_of_the_fleet_takes_nothing_from_an_absolute_gate() -> None:
+    alone, among = judge(ABSOLUTE, watched([6] * 12)), judge(ABSOLUTE, watched([6] * 12), controls(9, [0] * 12))
+    assert alone.allowed == pytest.approx(among.allowed)
+
+
 def test_a_relative_gate_counts_against_the_sites_own_past() -> None:
     verdict = judge(RELATIVE, watched([12] * 12, [12] * 12, [12] * 12), controls(5, [3] * 12))
     assert verdict.outcome == "Fail"
