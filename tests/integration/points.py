@@ -176,6 +176,8 @@ async def play_all(ground: Ground, points: Sequence[Point], undisturbed: Mapping
                 # Its moment did not come: whoever was to be hit was a moment earlier or later than before.
                 one = await play(ground, lane, point, undisturbed[point.scenario])
             played.append(one)
+            said = "; ".join(map(str, one.violations)) or ("as undisturbed" if one.met else "its moment did not come")
+            print(f"{len(played)} of {len(points)}, {one.seconds:.1f} s  {one.point}: {said}", flush=True)
 
     async with asyncio.TaskGroup() as group:
         for lane in ground.lanes:

@@ -68,7 +68,7 @@ PROBE_SECONDS = 0.2
 PROBED = 1000  # what the client asks; golden lines are smaller
 QUIET_SECONDS = 0.8
 RESTART_SECONDS = 0.1  # a kubelet starts what ended for the first time at once
-POLL_SECONDS = 0.05
+POLL_SECONDS = 0.1
 POLICY = {
     "waves": [
         {"name": "canary", "sites": 1, "selector": {"matchLabels": {"first": "yes"}}},

@@ -37,7 +37,7 @@ LANES = 3
 CHOSEN = 50
 SEED = 5
 ALL, WANTED = os.environ.get("EDGEFLEET_ALL_POINTS") == "1", os.environ.get("EDGEFLEET_POINT", "")
-NEVER_SEEN: dict[str, str] = {}
+NEVER_SEEN = {"hub/evidence.py Evidence._write apply CONFIG_MAPS": "live traffic"}
 """Writes in the code that no scenario comes to, as `callers.Caller` prints them, each with the reason."""
 MOMENTS_MISSED = 0.05
 """Share of the points whose moment may not come: a status is written more or less often as events fall together."""
@@ -87,8 +87,6 @@ async def test_killed_or_cut_anywhere_it_comes_to_the_same_end(lanes: Lanes, rel
     failed = [one for one in done if one.violations]
     missed = [one for one in done if not one.met]
     print(f"{len(done)} points played: {len(failed)} failed, {len(missed)} whose moment did not come")
-    for one in sorted(done, key=lambda one: -one.seconds)[:10]:
-        print(f"  {one.seconds:.1f} s  {one.point}")
     for one in missed:
         print(f"  did not come: {one.point}")
     assert not failed, describe(failed)
@@ -159,5 +157,5 @@ async def test_a_broken_hub_is_caught(lanes: Lanes, releases: Releases, tmp_path
 
 
 def rules_of(violations: Sequence[Violation]) -> set[str]:
-    """The rules that were broken; that the scenario did not come to its end follows from them."""
-    return {one.rule for one in violations} - {"END"}
+    """The rules that were broken; that the scenario does not come to its end, and a site does not obey, follows from them."""
+    return {one.rule for one in violations} - {"END", "I11"}
