@@ -19,6 +19,7 @@ from tests.lab.registry import Registry
 _LAB_TIMEOUT = 180  # seconds for the one test that starts the lab; the lab's own limits are shorter
 _PREPARE: dict[str, Callable[[], object]] = {
     "lab": binaries.fetch_control_plane,
+    "lanes": binaries.fetch_control_plane,
     "server_env": server.fetch_server_environment,
     "cosign": debian.fetch_cosign,
     "docker_registry": debian.fetch_docker_registry,

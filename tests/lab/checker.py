@@ -84,7 +84,8 @@ def check_verified(case: Case, truth: Truth, final: Final) -> Iterator[Violation
 
 
 def check_serving(case: Case, truth: Truth, final: Final) -> Iterator[Violation]:
-    """I2: once a site has answered a client, it answers every one, until a withdrawal was ordered; and its store is whole at the end."""
+    """I2: once a site has answered a client, it answers every one, until a withdrawal was ordered; and its store is whole at the end.
+    A 500 is an answer: it is the model's own."""
     serving: set[str] = set()
     withdrawn: set[str] = set()
     for entry in case.entries:
@@ -93,7 +94,7 @@ def check_serving(case: Case, truth: Truth, final: Final) -> Iterator[Violation]
             (withdrawn.add if spec.get("action") == "Withdraw" else withdrawn.discard)(case.site_of(entry))
         elif entry.kind == "probe":
             site = entry.actor.removeprefix("client-")
-            if entry.code == 200:
+            if entry.code in (200, 500):
                 serving.add(site)
             elif site in withdrawn:
                 serving.discard(site)
