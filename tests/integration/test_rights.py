@@ -74,16 +74,16 @@ def event_body(namespace: str) -> dict[str, Any]:
     if namespace == "default":
         regarding = {"apiVersion": "edgefleet.io/v1alpha1", "kind": "EdgeSite", "name": "berlin", "uid": "u"}
     return {
-        "apiVersion": "events.k8s.io/v1",
+        "apiVersion": "v1",
         "kind": "Event",
         "metadata": {"name": "plants.1", "namespace": namespace},
         "eventTime": "2030-01-01T00:00:00.000000Z",
-        "reportingController": "edgefleet.io/hub",
+        "reportingComponent": "edgefleet.io/hub",
         "reportingInstance": "edgefleet-hub",
         "action": "Reconcile",
         "type": "Normal",
         "reason": "WaveOpened",
-        "regarding": regarding,
+        "involvedObject": regarding,
     }
 
 
@@ -173,7 +173,7 @@ REFUSED: list[tuple[str, str, list[str], Any, str]] = [
     ("somebody approves as another", "admin", ["patch", "modelrollout", "plants-1", "-n", "team", "--type=merge", "-p", '{"spec":{"control":{"approvals":[{"wave":"canary","by":"alice"}]}}}'], None, "must be your own user name"),
     ("the hub pauses a run", "hub", ["patch", "modelrollout", "plants-1", "-n", "team", "--type=merge", "-p", '{"spec":{"control":{"aborted":true}}}'], None, "the hub never writes spec.control"),
     ("the hub makes a policy", "hub", ["create", "-f", "-"], {"apiVersion": "edgefleet.io/v1alpha1", "kind": "RolloutPolicy", "metadata": {"name": "lax", "namespace": "team"}, "spec": {"waves": [{"name": "all", "percent": 100}]}}, "no policy but its heartbeat"),
-    ("the hub changes what was told", "hub", ["delete", "events.events.k8s.io", "--all", "-n", "team"], None, "forbidden"),
+    ("the hub changes what was told", "hub", ["delete", "events", "--all", "-n", "team"], None, "forbidden"),
     ("a site tells of itself", "berlin", ["create", "-f", "-"], event_body("edgesite-berlin"), "forbidden"),
     ("the hub reads all Secrets at once", "hub", ["get", "secrets", "-A"], None, "forbidden"),
     ("the hub makes itself an administrator", "hub", ["create", "clusterrolebinding", "x", "--clusterrole=cluster-admin", "--user=edgefleet:hub"], None, "forbidden"),

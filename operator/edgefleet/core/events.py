@@ -17,7 +17,7 @@ from edgefleet.api.site import EdgeSiteStatus
 from edgefleet.core.actions import Action
 from edgefleet.core.memory import BARRING, count_names
 
-TOLD_WAITS = frozenset({"AwaitingApproval", "RegressionUnconfirmed", "SilentWave", "TooFewRequests", "ProgressDeadlineExceeded"})
+TOLD_WAITS = frozenset({"AwaitingApproval", "RegressionUnconfirmed", "SilentWave", "TooFewReported", "ProgressDeadlineExceeded"})
 """What a run may wait for that a person wants to hear of; what pauses it is told by the fleet's condition Paused."""
 BY_PEOPLE = frozenset({"UserPaused", "FleetSuspended"})
 

@@ -1,7 +1,7 @@
-"""Telling of transitions: Events of events.k8s.io/v1, which `kubectl describe` and `kubectl events` show.
+"""Telling of transitions: Events, which `kubectl describe` and `kubectl events` show.
 
-That API and not core/v1: it names who reports and what was done, asks for no counters, and is stored as the same object. An Event's name
-is a hash of the object, the state that it was in (its resourceVersion) and the note, so the same step taken twice meets its own Event
+They are written through core/v1: `kubectl describe` sorts them by lastTimestamp, which events.k8s.io/v1 lets nobody set. An Event's name is
+a hash of the object, the state that it was in (its resourceVersion) and the note, so the same step taken twice meets its own Event
 (Conflict) and is told once. Events are written before the status that records the step: a hub that dies in between tells nothing twice,
 and none is lost. They are a courtesy: bounded in rate and in time, and no failure of theirs hinders a pass.
 """
@@ -16,7 +16,7 @@ from hashlib import sha256
 from typing import Any
 
 from edgefleet.api.fleet import EdgeFleet
-from edgefleet.api.meta import GROUP, ObjectMeta
+from edgefleet.api.meta import GROUP, ObjectMeta, format_time
 from edgefleet.api.rollout import ModelRollout
 from edgefleet.core.events import Note
 from edgefleet.core.facts import FleetKey
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 BURST = 100.0
 PER_SECOND = 2.0
 PATIENCE_SECONDS = 1.0
-MAX_NOTE_BYTES = 1024
+MAX_MESSAGE_BYTES = 1024
 CLUSTER_SCOPED_NAMESPACE = "default"
 """Where the API server demands Events about objects without a namespace."""
 
@@ -99,16 +99,21 @@ class Allowance:
 
 def _event(kind: Resource, meta: ObjectMeta, note: Note, state: str, related: dict[str, str] | None) -> dict[str, Any]:
     mark = sha256("\n".join((meta.uid or "", state, note.key, note.reason)).encode()).hexdigest()[:16]
+    now = datetime.now(UTC)
     body: dict[str, Any] = {
         "metadata": {"name": f"{meta.name}.{mark}", "namespace": meta.namespace or CLUSTER_SCOPED_NAMESPACE},
-        "eventTime": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
-        "reportingController": f"{GROUP}/hub",
+        "eventTime": now.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+        "firstTimestamp": format_time(now),
+        "lastTimestamp": format_time(now),
+        "count": 1,
+        "reportingComponent": f"{GROUP}/hub",
         "reportingInstance": FIELD_MANAGER,
+        "source": {"component": FIELD_MANAGER},
         "action": "Reconcile",
         "type": note.type,
         "reason": note.reason,
-        "note": note.message.encode()[:MAX_NOTE_BYTES].decode(errors="ignore"),
-        "regarding": _reference(kind, meta),
+        "message": note.message.encode()[:MAX_MESSAGE_BYTES].decode(errors="ignore"),
+        "involvedObject": _reference(kind, meta),
     }
     return {**body, "related": related} if related else body
 

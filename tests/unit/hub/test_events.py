@@ -44,7 +44,7 @@ async def test_the_same_step_is_told_once_also_by_another_hub() -> None:
     assert len(server.held) == 1
     assert other.counts == {"known": 1, "written": 0, "dropped": 0, "failed": 0}
     (body,) = server.held.values()
-    assert body["regarding"] == {
+    assert body["involvedObject"] == {
         "apiVersion": "edgefleet.io/v1alpha1",
         "kind": "EdgeFleet",
         "name": "plants",
@@ -60,14 +60,14 @@ async def test_an_event_about_a_site_lies_where_the_api_server_wants_it() -> Non
     await events(server).tell(EDGE_SITES, ObjectMeta(name="berlin", uid="u-2", resource_version="1"), [NOTE])
     (body,) = server.held.values()
     assert body["metadata"]["namespace"] == "default"
-    assert "namespace" not in body["regarding"]
+    assert "namespace" not in body["involvedObject"]
 
 
 async def test_a_long_message_is_cut_where_the_api_server_cuts_it() -> None:
     server = Server()
     await events(server).tell(EDGE_FLEETS, FLEET, [Note("Normal", "X", "ü" * 1000, "x")])
     (body,) = server.held.values()
-    assert body["note"] == "ü" * 512
+    assert body["message"] == "ü" * 512
 
 
 async def test_no_failure_reaches_the_pass(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,7 +95,7 @@ async def test_a_flood_about_sites_is_bounded_and_leaves_room_for_fleets() -> No
     assert one.counts["written"] < BURST + 50
     assert one.counts["dropped"] == 1000 - one.counts["written"]
     await one.tell(EDGE_FLEETS, FLEET, [NOTE])
-    assert any(body["regarding"]["kind"] == "EdgeFleet" for body in server.held.values())
+    assert any(body["involvedObject"]["kind"] == "EdgeFleet" for body in server.held.values())
 
 
 def test_an_allowance_fills_again() -> None:
