@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from edgefleet import __version__
-from edgefleet.cli import agent, crds, golden, hub, model, policy, rollout, trust
+from edgefleet.cli import agent, crds, fleet, golden, hub, model, policy, rollout, site, status, trust
 from edgefleet.cli.output import EXIT_CODES, CommandFailed
 from edgefleet.oci.errors import RegistryError
 from edgefleet.trust.errors import Rejected
@@ -21,9 +21,11 @@ GROUPS = {
     "trust": trust.app,
     "policy": policy.app,
     "rollout": rollout.app,
+    "fleet": fleet.app,
+    "site": site.app,
     "gateway": agent.gateway,
 }
-COMMANDS: dict[str, Callable[..., None]] = {"agent": agent.agent, "hub": hub.hub, "crds": crds.crds}
+COMMANDS: dict[str, Callable[..., None]] = {"status": status.status, "agent": agent.agent, "hub": hub.hub, "crds": crds.crds}
 
 EXPECTED = (CommandFailed, Rejected, RegistryError)
 """Errors that say all there is to say: one line on stderr, exit code 1. Each has a `reason` and a `message`."""

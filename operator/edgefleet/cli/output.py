@@ -6,10 +6,12 @@
 """
 
 import json
+import shutil
 import sys
+import textwrap
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -55,6 +57,21 @@ def print_facts(facts: Mapping[str, object]) -> None:
             typer.echo(f"{label:<{width}} {line}")
 
 
+def print_prose(facts: Mapping[str, str], *, indent: int = 0) -> None:
+    """One fact a paragraph on stdout, folded at the terminal's width (80 columns where there is none) under a hanging label. Empty facts
+    are left out."""
+    margin = " " * indent
+    label_width = max((len(label) for label in facts), default=0) + 1
+    columns = max(40, shutil.get_terminal_size((80, 24)).columns)
+    for label, value in facts.items():
+        if value:
+            first, later = f"{margin}{label:<{label_width}}", margin + " " * label_width
+            folded = textwrap.wrap(
+                value, columns, initial_indent=first, subsequent_indent=later, break_long_words=False, break_on_hyphens=False
+            )
+            typer.echo("\n".join(folded))
+
+
 def print_table(
     columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None, folding: Collection[str] = ()
 ) -> None:
@@ -88,6 +105,17 @@ def read_period(text: str, option: str) -> timedelta:
 def short(identity: str) -> str:
     """A digest or key id as tables show it: `sha256:` and twelve digits."""
     return identity[:19] if identity.startswith("sha256:") else identity
+
+
+def show_age(moment: datetime | None, now: datetime) -> str:
+    """How long ago, in its largest unit: `5s`, `12m`, `3h`, `4d`. `-` for None, `0s` for what is still to come."""
+    if moment is None:
+        return "-"
+    seconds = max(0, int((now - moment).total_seconds()))
+    for unit, size in (("d", 86_400), ("h", 3_600), ("m", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds // size}{unit}"
+    return f"{seconds}s"
 
 
 def show_size(size: int) -> str:
