@@ -19,8 +19,10 @@ SKEW_LIMIT_SECONDS = 150
 MARKS_PER_HOUR = 3600 // MARK_SECONDS
 FINE_MARKS = 24 * MARKS_PER_HOUR
 """How long 5-minute records are kept; after that, one an hour."""
-MAX_RECORDS = 4096
+MAX_RECORDS = 2048
 """Of one stream: a day of 5-minute records and a month of hourly ones are about a thousand, more is a site's mistake."""
+MAX_EPOCHS = 64
+"""As many as a HealthReport may hold: a merged stream must be one that can be written down."""
 MAX_COUNT = 1 << 53
 MAX_BURST = 1000.0
 NOTHING = HealthCounts()
@@ -158,8 +160,10 @@ def thin(stream: Stream, now: int) -> Stream:
 
 
 def _newest(epochs: dict[int, dict[int, HealthCounts]]) -> dict[int, dict[int, HealthCounts]]:
-    """The newest records, should a site send them without end. The newest of a union are the newest of the newest of each, so merging
-    stays a function of the set."""
+    """The newest epochs and records, should a site send them without end. The newest of a union are the newest of the newest of each, so
+    merging stays a function of the set."""
+    if len(epochs) > MAX_EPOCHS:
+        epochs = {start: epochs[start] for start in sorted(epochs)[-MAX_EPOCHS:]}
     if _count(epochs) <= MAX_RECORDS:
         return epochs
     kept: dict[int, dict[int, HealthCounts]] = {}

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgefleet.api.report import HealthBaseline, HealthCounts, HealthEpoch, HealthReport
-from edgefleet.core.health import FINE_MARKS, MAX_RECORDS, Span, Stream, merge_streams, read_stream, thin
+from edgefleet.core.case import decode_line, encode_stream
+from edgefleet.core.health import FINE_MARKS, MAX_EPOCHS, MAX_RECORDS, Span, Stream, merge_streams, read_stream, thin
 from tests.unit.core.facts_of import A
 
 START = 1_800_000_000
@@ -73,6 +74,12 @@ def test_only_the_newest_of_endless_records_are_kept() -> None:
     assert forward == backward
     assert sum(map(len, forward.epochs.values())) == MAX_RECORDS
     assert forward.total.requests == 7999
+
+
+def test_a_stream_of_endless_epochs_can_still_be_written_down() -> None:
+    one = _merge([report((START // 300 + n, 1, 0, 0, 0, 0), start=START + n) for n in range(200)])
+    assert sorted(one.epochs) == list(range(START + 200 - MAX_EPOCHS, START + 200))
+    assert decode_line(encode_stream("berlin", one)) == ("berlin", one)
 
 
 def test_streams_of_two_activations_do_not_mix() -> None:
