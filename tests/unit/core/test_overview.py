@@ -53,15 +53,29 @@ CASES: list[tuple[str, tuple[dict[str, Any], ...], ModelRollout | None, Level, s
     ("paused", (UNDER_WAY, on("Paused", "UserPaused")), rollout(), Level.WAITS, "UserPaused", "rollout resume plants-2"),
     ("too many failed", (UNDER_WAY, TOO_MANY), rollout(), Level.WAITS, "MaxFailedExceeded", "rollout abort plants-2"),
     ("suspended", (READY, on("Paused", "FleetSuspended")), None, Level.WAITS, "FleetSuspended", ""),
-    ("back by a gate", (on("Ready", "RolledBack", "False"), on("Stalled", "RolledBack")), BY_GATE, Level.WRONG, "RolledBack", "rollout explain plants-2"),
+    (
+        "back by a gate",
+        (on("Ready", "RolledBack", "False"), on("Stalled", "RolledBack")),
+        BY_GATE,
+        Level.WRONG,
+        "RolledBack",
+        "rollout explain plants-2",
+    ),
     ("back by a check", (on("Stalled", "RolledBack"),), BY_CHECK, Level.WRONG, "RolledBack", "rollout show plants-2"),
     ("no model", (on("Stalled", "ModelNotFound"),), None, Level.WRONG, "ModelNotFound", ""),
     ("a site fails", (on("Ready", "SitesNotReady", "False"),), None, Level.WRONG, "SitesNotReady", "fleet sites plants"),
     ("sites on their way", (on("Ready", "SitesProgressing", "False"),), None, Level.MOVES, "SitesProgressing", ""),
-    ("first look", (on("Ready", "ReleaseNotVerified", "False"), on("Reconciling", "ReleaseNotVerified")), None, Level.MOVES, "ReleaseNotVerified", ""),
+    (
+        "first look",
+        (on("Ready", "ReleaseNotVerified", "False"), on("Reconciling", "ReleaseNotVerified")),
+        None,
+        Level.MOVES,
+        "ReleaseNotVerified",
+        "",
+    ),
     ("refused", (on("Ready", "SignatureMissing", "False"),), None, Level.WRONG, "SignatureMissing", ""),
     ("nowhere", (READY, on("PlacementSatisfied", "ResidencyDenied", "False")), None, Level.WRONG, "ResidencyDenied", "fleet sites plants"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("conditions", "run", "level", "state", "then"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])

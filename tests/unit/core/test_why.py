@@ -50,12 +50,18 @@ CASES: list[tuple[str, SiteFacts, str, str, str]] = [
     ("never heard", site("x", hardware=None, last_heard=None), "Unreachable", "never heard", "start `edgefleet agent`"),
     ("silent", told(site("x", last_heard=NOW - minutes(30)), A, "weld-1"), "Unreachable", "it serves what it has", "link"),
     ("failed", told(site("x"), A, "weld-1", "Failed", reason="GoldenSetFailed", message="31 %"), "Failed", "31 %", "rollout show weld-1"),
-    ("blocked", told(site("x"), A, "weld-1", "Blocked", reason="DiskFull", message="3 MiB free"), "Blocked", "3 MiB free", "again by itself"),
+    (
+        "blocked",
+        told(site("x"), A, "weld-1", "Blocked", reason="DiskFull", message="3 MiB free"),
+        "Blocked",
+        "3 MiB free",
+        "again by itself",
+    ),
     ("refused", told(site("x"), A, "weld-1", "Refused", reason="BundleExpired"), "Refused", "", "trust bundle"),
     ("sequence", told(site("x"), A, "weld-1", "Refused", reason="SequenceTooLow"), "Refused", "", "higher sequence"),
     ("on its way", told(site("x"), A, "weld-1", "Progressing"), "UnderWay", "not confirmed", ""),
     ("not yet told", site("x"), "Behind", "next look", ""),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("one", "state", "said", "then"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
