@@ -21,8 +21,8 @@ from tests.lab.faults import Fault, FaultPlan, WatchFault, WriteFault
 from tests.lab.history import Entry
 from tests.lab.nursery import Knobs
 
-REPEATED = frozenset({"hub/heartbeat.py Heartbeat._beat", "site/heartbeat.py Heartbeat.run"})
-"""What beats: the same write again and again, of which the first three are enough."""
+REPEATED = frozenset({"hub/heartbeat.py Heartbeat._beat", "site/heartbeat.py Heartbeat.run", "hub/events.py Events._write"})
+"""The same write again and again, that no decision depends on: the first three are enough."""
 FIRST = 3
 ACTORS = ("hub", "agent-a", "agent-b")
 """Whom faults befall. Site c goes the way of site b."""
@@ -102,6 +102,19 @@ async def forgetting(fleet: TenSecondFleet) -> None:
     await fleet.until("the first run is forgotten", forgotten)
 
 
+async def judged(fleet: TenSecondFleet) -> None:
+    """A release that answers its golden set and fails at clients is taken back by what the gateway of its canary counts."""
+    slo = {"errorRate": "1%"}
+    waves = [{**wave, "soak": {"min": "200ms", "max": "30s", "minRequests": 5}} for wave in POLICY["waves"]]  # type: ignore[attr-defined]
+    await fleet.apply(ROLLOUT_POLICIES, "careful", {**POLICY, "waves": waves})
+    await fleet.name_release("1", slo=slo)
+    await fleet.start()
+    await fleet.add_fleet()
+    await fleet.until_ended(1, "Promoted")
+    await fleet.name_release("6", slo=slo)
+    await fleet.until_ended(2, "RolledBack")
+
+
 def _one_wave() -> dict[str, Any]:
     return {**POLICY, "waves": [{"name": "all", "percent": 100}]}
 
@@ -110,8 +123,9 @@ SCENARIOS: dict[str, Callable[[TenSecondFleet], Awaitable[None]]] = {
     "rollback": rollback,
     "adoption": adoption,
     "forgetting": forgetting,
+    "judged": judged,
 }
-GOOD, BAD = frozenset({"1", "3", "4", "5"}), frozenset({"2"})
+GOOD, BAD = frozenset({"1", "3", "4", "5", "6"}), frozenset({"2"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,7 +112,7 @@ class Releases:
         self.golden = {"repository": str(golden), "digest": digest, "min": "90%"}
 
     def push(self, version: str, **facts: Any) -> None:
-        """Push a release whose weights are `facts`; `bias=1` fails the golden set, `broken=True` does not load."""
+        """Push a release whose weights are `facts`; `bias=1` fails the golden set, `limit=PROBED` fails at clients only."""
         folder = self._folder / version
         folder.mkdir()
         (folder / "weights.json").write_text(json.dumps({"bias": 0, "version": version, **facts}))
@@ -381,12 +381,13 @@ class TenSecondFleet:
             meta["namespace"] = self.team
         await self.admin.apply(kind, {"metadata": meta, "spec": spec}, manager="person")
 
-    async def name_release(self, version: str) -> None:
+    async def name_release(self, version: str, **more: Any) -> None:
         """What a person does in Git."""
         self.history.add("note", "person", text=f"names release {version}")
         source = {"repository": str(self._ground.releases.repository), "tag": version, "interval": "5s"}
         verify, golden = {"keys": {"secretRef": "publishers"}}, self._ground.releases.golden
-        await self.apply(EDGE_MODELS, MODEL, {"source": source, "verify": verify, "golden": golden, "serving": [{"repository": {}}]})
+        spec = {"source": source, "verify": verify, "golden": golden, "serving": [{"repository": {}}], **more}
+        await self.apply(EDGE_MODELS, MODEL, spec)
 
     async def add_fleet(self, **more: Any) -> None:
         """The fleet over all sites of this point."""

@@ -1,7 +1,7 @@
 """A fake model server: the Open Inference Protocol v2 with the repository API, in the test's own process, in a millisecond.
 
-A model is a folder with `weights.json`: {"bias": N} answers x + N, {"broken": true} does not load. MLServer itself is tested in
-test_agent.py and in the demo; here it is who starts it that matters.
+A model is a folder with `weights.json`: {"bias": N} answers x + N, {"broken": true} does not load, {"limit": N} fails from N on.
+MLServer itself is tested in test_agent.py and in the demo; here it is who starts it that matters.
 """
 
 import asyncio
@@ -22,13 +22,13 @@ class FakeRuntime:
     def __init__(self, folder: Path, on_call: Seen = lambda what, name, code, x: None) -> None:
         self._folder = folder
         self._on_call = on_call
-        self._biases: dict[str, int] = {}
+        self._loaded: dict[str, dict[str, Any]] = {}
         self.url = ""
 
     @property
     def loaded(self) -> list[str]:
         """The names of the models that answer."""
-        return sorted(self._biases)
+        return sorted(self._loaded)
 
     async def __aenter__(self) -> Self:
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -49,10 +49,10 @@ class FakeRuntime:
 
     def forget(self) -> None:
         """As a server that restarts: nothing is loaded any more."""
-        self._biases.clear()
+        self._loaded.clear()
 
     async def _ready(self, request: web.Request) -> web.Response:
-        return self._say("ready", request, 200 if request.match_info["name"] in self._biases else 404, {})
+        return self._say("ready", request, 200 if request.match_info["name"] in self._loaded else 404, {})
 
     async def _load(self, request: web.Request) -> web.Response:
         name = request.match_info["name"]
@@ -62,19 +62,22 @@ class FakeRuntime:
             return self._say("load", request, 404, {"error": f"no such model: {error}"})
         if facts.get("broken"):
             return self._say("load", request, 400, {"error": "these weights are broken"})
-        self._biases[name] = int(facts["bias"])
+        self._loaded[name] = facts
         return self._say("load", request, 200, {})
 
     async def _unload(self, request: web.Request) -> web.Response:
-        known = self._biases.pop(request.match_info["name"], None) is not None
+        known = self._loaded.pop(request.match_info["name"], None) is not None
         return self._say("unload", request, 200 if known else 404, {})
 
     async def _infer(self, request: web.Request) -> web.Response:
         name = request.match_info["name"]
-        if name not in self._biases:
+        facts = self._loaded.get(name)
+        if facts is None:
             return self._say("infer", request, 404, {"error": f"no model {name}"})
         x = int((await request.json())["inputs"][0]["data"][0])
-        output = {"name": "y", "shape": [1], "datatype": "INT64", "data": [x + self._biases[name]]}
+        if x >= facts.get("limit", x + 1):
+            return self._say("infer", request, 500, {"error": f"{x} is too much"}, x)
+        output = {"name": "y", "shape": [1], "datatype": "INT64", "data": [x + facts["bias"]]}
         return self._say("infer", request, 200, {"model_name": name, "outputs": [output]}, x)
 
     async def _index(self, request: web.Request) -> web.Response:

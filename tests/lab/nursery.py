@@ -96,8 +96,9 @@ def name_callers() -> None:
 
 def _naming(verb: str, plain: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
     async def named(self: client.Api, *args: Any, **options: Any) -> Any:
-        frame = inspect.currentframe()
-        caller = frame.f_back if frame else None
+        caller = inspect.currentframe()
+        while caller is not None and isinstance(caller.f_locals.get("self"), client.Api):
+            caller = caller.f_back  # also past clients that wrap this one
         place = f"{_module(caller.f_code.co_filename)}:{_first_line(caller)} {verb}" if caller else ""
         token = _caller.set(place)
         try:
