@@ -21,8 +21,9 @@ from urllib.parse import urlsplit
 
 from edgefleet.api.assignment import FrozenRevision, Order, SiteAssignmentStatus
 from edgefleet.api.meta import format_time, site_namespace
-from edgefleet.api.model import Golden, Serving, Variant
+from edgefleet.api.model import Golden, Serving, Slo, Variant
 from edgefleet.api.policy import HardChecks
+from edgefleet.api.report import HealthReport, health_annotation
 from edgefleet.api.site import Storage
 from edgefleet.kube.client import Api
 from edgefleet.kube.errors import NotFound
@@ -40,7 +41,7 @@ from edgefleet.trust.release import GoldenFacts, ReleaseFacts, attest_golden, at
 from tests.lab.cluster import Lab
 from tests.lab.processes import Process, free_ports, start_process, stop_processes
 from tests.lab.registry import Registry
-from tests.lab.server import ModelServer
+from tests.lab.server import ModelServer, ServerEnvironment, start_model_server
 
 ROOT = Path(__file__).parents[2]
 ROLES = Resource("rbac.authorization.k8s.io/v1", "Role", "roles", True)
@@ -49,17 +50,21 @@ ASSIGNMENT = "vision.plants"
 LIMIT = 30.0
 
 RUNTIME = '''
-import json, time
+import asyncio, json, time
 from pathlib import Path
 from mlserver import MLModel
+from mlserver.errors import MLServerError
 from mlserver.types import InferenceResponse, ResponseOutput
 from mlserver.utils import get_model_uri
+from tiny_confidence import CONFIDENCE
 
 
 class Tiny(MLModel):
-    """Answers x + bias; a bias makes every golden line wrong."""
+    """Answers x + bias; a bias makes every golden line wrong. Fails for the x in `fail`, is late for those in `slow`, and is as sure of
+    its answer as `sure` says of x, else wholly."""
 
     async def load(self):
+        CONFIDENCE.labels(self.name)
         self._facts = json.loads(Path(await get_model_uri(self._settings)).read_text())
         time.sleep(self._facts.get("load_seconds", 0))
         if self._facts.get("broken"):
@@ -68,9 +73,31 @@ class Tiny(MLModel):
 
     async def predict(self, payload):
         x = int(payload.inputs[0].data[0])
+        if x in self._facts.get("fail", ()):
+            raise MLServerError("not this one", 500)
+        if x in self._facts.get("slow", ()):
+            await asyncio.sleep(self._facts["slow_seconds"])
+        CONFIDENCE.labels(self.name).observe(self._facts.get("sure", {}).get(str(x), 1.0))
         output = ResponseOutput(name="y", shape=[1], datatype="INT64", data=[x + self._facts["bias"]])
         return InferenceResponse(model_name=self.name, outputs=[output])
 '''
+
+
+# A module of its own: MLServer loads the one with the model anew for each model, and a metric can be made only once.
+RUNTIME_METRICS = """
+from prometheus_client import Histogram
+
+CONFIDENCE = Histogram("edgefleet_confidence", "How sure", ["model_name"], buckets=[tenth / 10 for tenth in range(1, 11)])
+"""
+
+
+def start_tiny_server(environment: ServerEnvironment, folder: Path) -> ModelServer:
+    """An MLServer that can serve what `Rig.push` pushes."""
+    runtime = folder / "runtime"
+    runtime.mkdir()
+    (runtime / "tiny_model.py").write_text(RUNTIME)
+    (runtime / "tiny_confidence.py").write_text(RUNTIME_METRICS)
+    return start_model_server(environment, folder / "run", "mlserver", folder / "models", runtime)
 
 
 def tensor(x: int) -> dict[str, Any]:
@@ -144,6 +171,7 @@ class Rig:
     agent: Process | None = None
     cable: Cable | None = None
     golden: Golden | None = None
+    slo: Slo = field(default_factory=Slo)
 
     @property
     def namespace(self) -> str:
@@ -189,6 +217,7 @@ class Rig:
             variant=found,
             serving=Serving(repository={}),
             golden=self.golden,
+            slo=self.slo,
         )
 
     def push_golden(self, minimum: str = "90%") -> None:
@@ -302,10 +331,18 @@ class Rig:
         """The site's Lease."""
         return await self.admin.get(LEASES, "agent", self.namespace)
 
+    async def health(self) -> tuple[HealthReport | None, int]:
+        """What the Lease says of live traffic, and in how many bytes."""
+        try:
+            text = (await self.lease())["metadata"]["annotations"].get(health_annotation(FLEET), "")
+        except NotFound:
+            text = ""
+        return (HealthReport.model_validate_json(text) if text else None), len(text)
+
     # ---- site
 
-    def start_agent(self, *, renew: str = "60s") -> Process:
-        """Start the agent process under the site's two identities."""
+    def start_agent(self, *, renew: str = "60s", **more: object) -> Process:
+        """Start the agent process under the site's two identities; `metrics_port=1` is `--metrics-port 1`."""
         hub = self.lab.client_kubeconfig("hub", f"edgefleet:site:{self.site}", ["edgefleet:sites"])
         options = {
             "--site": self.site,
@@ -318,6 +355,8 @@ class Rig:
             "--gateway-port": self.port,
             "--hardware": self.folder / "hardware.yaml",
             "--renew": renew,
+            "--server-metrics": self.server.metrics_url,
+            **{f"--{name.replace('_', '-')}": value for name, value in more.items()},
         }
         words = [str(word) for option in options.items() for word in option]
         command = [sys.executable, "-m", "edgefleet", "agent", *words]

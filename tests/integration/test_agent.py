@@ -17,15 +17,26 @@ from edgefleet.api.assignment import Order
 from edgefleet.api.policy import HardChecks
 from edgefleet.api.report import SITE_ANNOTATION, FleetReport, SiteReport, fleet_annotation
 from edgefleet.api.site import Storage
-from edgefleet.kube.resources import CONFIG_MAPS, ROLE_BINDINGS, SITE_ASSIGNMENTS
+from edgefleet.kube.resources import CONFIG_MAPS, LEASES, ROLE_BINDINGS, SITE_ASSIGNMENTS
 from edgefleet.site.agent import gateway_folder
 from edgefleet.site.gateway_process import GatewayProcess
 from edgefleet.trust.keys import PrivateKey
-from tests.integration.site_rig import ASSIGNMENT, FLEET, RUNTIME, Cable, Client, Rig, count_writes, grant, open_rig, wait_until
+from tests.integration.site_rig import (
+    ASSIGNMENT,
+    FLEET,
+    Cable,
+    Client,
+    Rig,
+    count_writes,
+    grant,
+    open_rig,
+    start_tiny_server,
+    wait_until,
+)
 from tests.lab.cluster import Lab
 from tests.lab.installed import install_hub, install_site
 from tests.lab.registry import Fault, Registry, Request
-from tests.lab.server import ModelServer, ServerEnvironment, start_model_server
+from tests.lab.server import ModelServer, ServerEnvironment
 
 _names = itertools.count(1)
 
@@ -33,11 +44,7 @@ _names = itertools.count(1)
 @pytest.fixture(scope="module")
 def model_server(server_env: ServerEnvironment, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelServer]:
     """One MLServer for all tests here; each has a model name of its own."""
-    folder = tmp_path_factory.mktemp("server")
-    runtime = folder / "runtime"
-    runtime.mkdir()
-    (runtime / "tiny_model.py").write_text(RUNTIME)
-    server = start_model_server(server_env, folder / "run", "mlserver", folder / "models", runtime)
+    server = start_tiny_server(server_env, tmp_path_factory.mktemp("server"))
     yield server
     server.stop()
 
@@ -343,6 +350,11 @@ async def test_a_hub_that_cannot_be_reached_is_not_needed(rig: Rig) -> None:
 async def test_a_renewed_order_costs_nothing_and_an_expired_one_takes_nothing_away(rig: Rig) -> None:
     first, second = rig.push("1.0", 1), rig.push("1.1", 2)
     rig.start_agent()
+
+    async def reported() -> bool:
+        return bool(await rig.admin.list(LEASES, rig.namespace))
+
+    await wait_until(reported, rig.log)
     soon = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=6)
     order = await rig.assign(first, expires_at=soon)
     await rig.wait_for("Active", "Serving")

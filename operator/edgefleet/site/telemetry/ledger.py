@@ -13,7 +13,7 @@ from typing import Any
 from edgefleet.api.report import MARK_SECONDS, HealthBaseline
 from edgefleet.site.telemetry.events import NOTHING, Edges, Events, add
 from edgefleet.site.telemetry.history import Activation, Epoch, History
-from edgefleet.site.telemetry.stats import Confidence, Counters, count_since, predicted_since
+from edgefleet.site.telemetry.stats import Confidence, Counters, assess, count_since, predicted_since
 
 FORMAT = 1
 MAX_BYTES_PER_FLEET = 262_144
@@ -57,7 +57,15 @@ class Ledger:
     ) -> bool:
         """Take in one look at the counters. True if it should be on disk at once: a switch, or another gateway."""
         read = self.clusters if life == self.life else {}
-        steps = {name: self._step(name, read.get(name), now, confidence.get(name)) for name, now in clusters.items()}
+        assessed, steps = {}, {}
+        for name, raw in clusters.items():
+            past = read.get(name)
+            now = assess(past, raw)
+            if now is None:
+                # The cluster was taken away, with its counters, and made again.
+                past, now = None, assess(None, raw) or raw
+            predicted = predicted_since(self.confidence.get(name), confidence[name]) if name in confidence else NOTHING
+            assessed[name], steps[name] = now, add((count_since(past, now), predicted))
         owners = {name: self._owner(name) for name in steps}
         self._record({name: step for name, step in steps.items() if owners[name]}, life, second)
         begun = [fleet for fleet, served in serves.items() if self.current(fleet, served) is None]
@@ -75,7 +83,7 @@ class Ledger:
         changed = bool(begun) or life != self.life
         # A model server that does not answer now is not one that has forgotten.
         known = {**self.confidence, **confidence}
-        self.life, self.clusters = life, dict(clusters)
+        self.life, self.clusters = life, assessed
         self.confidence = {name: known[name] for name in clusters if name in known}
         return changed
 
@@ -83,13 +91,6 @@ class Ledger:
         """Keep what is to be kept at mark `now`."""
         for history in self.fleets.values():
             history.thin(now)
-
-    def _step(self, name: str, before: Counters | None, now: Counters, confidence: Confidence | None) -> Events:
-        counted = count_since(before, now)
-        if counted is None:
-            # The cluster was taken away, with its counters, and made again.
-            counted = count_since(None, now) or NOTHING
-        return add((counted, predicted_since(self.confidence.get(name), confidence))) if confidence else counted
 
     def _owner(self, name: str) -> tuple[History, Activation] | None:
         found = [(history, one) for history in self.fleets.values() if (one := history.find(name))]

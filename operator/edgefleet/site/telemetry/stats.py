@@ -3,13 +3,17 @@
 Envoy counts per cluster, and a cluster is a revision (gateway_config). What a client saw is put together from these counters; each line
 was tried on Envoy 1.40:
 
-    answered, or given up by the gateway                rq_completed, once each, after any retry
-    5xx of the server; 503 and 504 that Envoy made      rq_5xx
-    the client left before its answer came              cx_destroy_local_with_active_rq, which also counts each rq_timeout
-    the answer broke off in its middle                  cx_destroy_remote_with_active_rq or rq_timeout with neither a 503, a 504 nor a retry
+    answered by the server or by Envoy (503, 504), after any retry     rq_completed; 5xx of both also rq_5xx
+    answered to its end, to a request that had come to its end         rq_time
+    no connection, or reset before the answer                          a 503; a reset also cx_destroy_remote_with_active_rq
+    too late                                                           a 504, rq_timeout and cx_destroy_local_with_active_rq
+    answered before the request had come to its end                    cx_destroy_local_with_active_rq, but not rq_time
+    broke off in the middle of the answer                              a 2xx and cx_destroy_remote_with_active_rq
+    the client left before the answer                                  cx_destroy_local_with_active_rq, and nothing else
 
-So `completed` plus those who left are the requests, and 4xx are the client's own. An answer that broke off is found only where the server
-did not answer 503 or 504 itself meanwhile: too few are counted then, never too many. The agent's own requests meet no cluster.
+The requests are those completed and those whose client left; 5xx, broken answers and clients that left failed; 4xx are the client's own.
+Broken answers are found as far as 503 of the server itself do not hide them, and clients that left as far as refused connections do not:
+there may be too few of both, in a bad hour of other failures, and never too many. The agent's own requests meet no cluster.
 """
 
 import re
@@ -39,7 +43,7 @@ _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 
 
 class Counters(NamedTuple):
-    """One cluster, cumulative as Envoy counts it."""
+    """One cluster, cumulative as Envoy counts it. `broken` and `left` follow from the others, see `assess`."""
 
     completed: int = 0
     errors: int = 0
@@ -49,6 +53,8 @@ class Counters(NamedTuple):
     timeouts: int = 0
     ended_here: int = 0
     ended_there: int = 0
+    broken: int = 0
+    left: int = 0
     times: Mapping[int, int] = {}
 
 
@@ -101,19 +107,30 @@ def read_confidence(text: str) -> dict[str, Confidence]:
     return {name: tuple(held[edge] for edge in edges) for name, held in buckets.items() if set(edges) <= held.keys()}
 
 
-def count_since(before: Counters | None, now: Counters) -> Events | None:
-    """What happened between two looks, or since the cluster was made. None: a counter fell, so `before` is of another life."""
+def assess(before: Counters | None, now: Counters) -> Counters | None:
+    """`now` with its answers that broke off and its clients that left, never fewer than before. Counters are not read all at once, and
+    times are shown a second late, so what follows from them may be too little for a while. None: a counter fell, so `before` is of
+    another life."""
     past = before or Counters()
-    steps = [new - old for new, old in zip(now[:-1], past[:-1], strict=True)]
-    times = {ms: count - past.times.get(ms, 0) for ms, count in now.times.items()}
-    if min(steps) < 0 or min(times.values(), default=0) < 0 or past.times.keys() - now.times.keys():
+    if any(new < old for new, old in zip(now[:8], past[:8], strict=True)):
         return None
-    completed, errors, unavailable, late, retried, timeouts, ended_here, ended_there = steps
-    left = max(0, ended_here - timeouts)
-    broken = max(0, ended_there + timeouts - unavailable - late - retried)
+    if any(now.times.get(ms, 0) < count for ms, count in past.times.items()):
+        return None
+    broken = now.ended_there + now.timeouts - now.unavailable - now.late - now.retried
+    untimed = now.completed - sum(now.times.values())
+    left = now.ended_here - untimed + max(0, now.ended_there - now.retried)
+    return now._replace(broken=max(past.broken, broken), left=max(past.left, min(left, now.ended_here)))
+
+
+def count_since(before: Counters | None, now: Counters) -> Events:
+    """What happened between two assessed looks, or since the cluster was made."""
+    past = before or Counters()
+    left, timeouts = now.left - past.left, now.timeouts - past.timeouts
+    times = {ms: count - past.times.get(ms, 0) for ms, count in now.times.items()}
     times[NEVER_MS] = times.get(NEVER_MS, 0) + left + timeouts
-    requests = completed + left
-    return Events(requests, min(requests, errors + left + broken), {ms: count for ms, count in times.items() if count})
+    requests = now.completed - past.completed + left
+    failed = now.errors - past.errors + now.broken - past.broken + left
+    return Events(requests, min(requests, failed), {ms: count for ms, count in times.items() if count})
 
 
 def predicted_since(before: Confidence | None, now: Confidence) -> Events:

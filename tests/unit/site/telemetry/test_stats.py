@@ -5,9 +5,13 @@ from typing import Any
 import pytest
 
 from edgefleet.site.telemetry.events import NEVER_MS, NOTHING, Events
-from edgefleet.site.telemetry.stats import Counters, count_since, predicted_since, read_confidence, read_counters
+from edgefleet.site.telemetry.stats import Counters, assess, count_since, predicted_since, read_confidence, read_counters
 
-BEFORE = Counters(completed=10, errors=2, unavailable=1, late=1, retried=3, timeouts=1, ended_here=2, ended_there=1, times={5: 7, 120: 1})
+PAST = assess(
+    None, Counters(completed=10, errors=2, unavailable=1, late=1, retried=3, timeouts=1, ended_here=1, ended_there=4, times={5: 8})
+)
+assert PAST is not None
+BEFORE = PAST
 
 
 def after(times: dict[int, int] | None = None, **steps: int) -> Counters:
@@ -17,47 +21,68 @@ def after(times: dict[int, int] | None = None, **steps: int) -> Counters:
     )
 
 
+def step(now: Counters, before: Counters | None = BEFORE) -> Events:
+    assessed = assess(before, now)
+    assert assessed is not None
+    return count_since(before, assessed)
+
+
 @pytest.mark.parametrize(
     ("now", "seen"),
     [
         (after(), NOTHING),
         (after(completed=1, times={5: 1}), Events(1, 0, {5: 1})),
         (after(completed=1, errors=1, times={0: 1}), Events(1, 1, {0: 1})),
+        (after(completed=1, errors=1, unavailable=1, times={0: 1}), Events(1, 1, {0: 1})),
         (after(completed=1, errors=1, unavailable=1, ended_there=1), Events(1, 1)),
         (after(completed=1, errors=1, unavailable=1, retried=1), Events(1, 1)),
         (after(completed=1, retried=1, ended_there=1, times={5: 1}), Events(1, 0, {5: 1})),
         (after(completed=1, ended_there=1), Events(1, 1)),
         (after(completed=1, errors=1, late=1, timeouts=1, ended_here=1), Events(1, 1, {NEVER_MS: 1})),
         (after(completed=1, timeouts=1, ended_here=1), Events(1, 1, {NEVER_MS: 1})),
+        (after(completed=1, ended_here=1), Events(1, 0)),
         (after(ended_here=1), Events(1, 1, {NEVER_MS: 1})),
     ],
     ids=[
         "nothing",
         "an answer, or a client's own fault",
         "the server's 500",
+        "the server's 503",
         "reset before the answer",
         "no connection, tried twice",
         "reset and answered at the second try",
         "broken off in the middle",
         "too late",
         "stuck in the middle",
+        "answered before all was asked",
         "the client left",
     ],
 )
 def test_each_outcome_is_counted_once_as_its_client_saw_it(now: Counters, seen: Events) -> None:
-    assert count_since(BEFORE, now) == seen
+    assert step(now) == seen
+
+
+def test_times_that_are_shown_late_make_nobody_leave() -> None:
+    late = assess(BEFORE, after(completed=9, ended_here=1))
+    assert late is not None
+    assert count_since(BEFORE, late) == Events(9, 0)
+    shown = assess(late, after({5: 9}, completed=9, ended_here=1))
+    assert shown is not None
+    assert count_since(late, shown) == Events(1, 1, {5: 9, NEVER_MS: 1})
+    again = assess(shown, after({5: 9}, completed=19, ended_here=1))
+    assert again is not None
+    assert count_since(shown, again) == Events(10, 0)
 
 
 def test_more_failures_than_requests_are_never_counted() -> None:
-    step = count_since(None, Counters(completed=1, errors=1, ended_there=1))
-    assert step is not None
-    assert (step.requests, step.failed) == (1, 1)
+    seen = step(Counters(completed=1, errors=1, ended_there=1), None)
+    assert (seen.requests, seen.failed) == (1, 1)
 
 
-@pytest.mark.parametrize("fallen", [BEFORE._replace(completed=9), BEFORE._replace(times={5: 6, 120: 1}), BEFORE._replace(times={5: 9})])
+@pytest.mark.parametrize("fallen", [BEFORE._replace(completed=9), BEFORE._replace(times={5: 7}), BEFORE._replace(times={6: 9})])
 def test_a_counter_that_fell_is_of_another_life(fallen: Counters) -> None:
-    assert count_since(BEFORE, fallen) is None
-    assert count_since(None, fallen) is not None
+    assert assess(BEFORE, fallen) is None
+    assert assess(None, fallen) is not None
 
 
 def stats(*entries: dict[str, Any]) -> dict[str, Any]:
