@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from edgefleet import __version__
-from edgefleet.cli import agent, crds, fleet, golden, hub, model, policy, rollout, site, status, trust
+from edgefleet.cli import agent, crds, fleet, golden, hub, judge, model, policy, record, rollout, site, status, trust
 from edgefleet.cli.output import EXIT_CODES, CommandFailed
 from edgefleet.oci.errors import RegistryError
 from edgefleet.trust.errors import Rejected
@@ -21,11 +21,17 @@ GROUPS = {
     "trust": trust.app,
     "policy": policy.app,
     "rollout": rollout.app,
+    "judge": judge.app,
     "fleet": fleet.app,
     "site": site.app,
     "gateway": agent.gateway,
 }
 COMMANDS: dict[str, Callable[..., None]] = {"status": status.status, "agent": agent.agent, "hub": hub.hub, "crds": crds.crds}
+
+# What live traffic said of a run is one module, under two nouns.
+rollout.app.command("explain", epilog=EXIT_CODES)(record.explain)
+rollout.app.command("export", epilog=EXIT_CODES)(record.export)
+judge.app.command("replay", epilog=EXIT_CODES)(record.replay)
 
 EXPECTED = (CommandFailed, Rejected, RegistryError)
 """Errors that say all there is to say: one line on stderr, exit code 1. Each has a `reason` and a `message`."""

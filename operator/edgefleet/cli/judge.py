@@ -20,11 +20,6 @@ app = typer.Typer(help="The judge of live traffic, without a cluster.", no_args_
 NOTE_EVERY = 20
 
 
-@app.callback()
-def _about() -> None:
-    """Keeps `simulate` a verb of its own while it is the only one."""
-
-
 @app.command("simulate")
 def simulate_policy(
     policy: Annotated[str, typer.Argument(help="A RolloutPolicy in a YAML file, or `standard`: the built-in one.")] = "standard",

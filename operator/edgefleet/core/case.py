@@ -1,12 +1,13 @@
 """All that a verdict on live traffic is made of: a case says who is judged by what, the streams say what was seen.
 
-Together they are a run's record: one JSON line for the case, one for each stream (docs/record.md). The hub stores them, `edgefleet
-rollout export` writes them out, and whoever reads them back gets the same verdict, bit for bit.
+Together they are a run's record: one JSON line for the case, one for what the hub found then, one for each stream (docs/record.md). The
+hub stores them, `edgefleet rollout export` writes them out, and whoever reads them back gets the same verdict, bit for bit.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
+from hashlib import sha256
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -15,6 +16,7 @@ from edgefleet.api.meta import Schema, parse_time
 from edgefleet.api.model import Slo
 from edgefleet.api.policy import Analysis
 from edgefleet.api.report import MARK_SECONDS, HealthEpoch, HealthReport
+from edgefleet.api.rollout import GateRecord, ModelRolloutStatus
 from edgefleet.core.controls import draw_controls, group_of
 from edgefleet.core.facts import FleetFacts, RunFacts, SiteFacts
 from edgefleet.core.gates import plan_gates
@@ -45,6 +47,23 @@ class Case(Schema):
     now: int
     watched: Annotated[dict[str, Member], Field(default_factory=dict)]
     controls: Annotated[dict[str, Member], Field(default_factory=dict)]
+
+
+class Finding(Schema):
+    """What the hub found in a case: its gates, and the SHA-256 over the sorted lines of the streams that it looked at."""
+
+    gates: tuple[GateRecord, ...]
+    streams: str
+
+
+class Outline(Schema):
+    """What an exported record begins with: which run it is of, and the run's status then. Nothing is judged by it."""
+
+    run: str
+    namespace: str
+    version: str
+    exported_at: str
+    status: ModelRolloutStatus
 
 
 def find_tracked(run: RunFacts, sites: Mapping[str, SiteFacts]) -> frozenset[str]:
@@ -98,6 +117,18 @@ def encode_case(case: Case) -> str:
     return case.model_dump_json(by_alias=True, exclude_none=True)
 
 
+def encode_record(case: Case, gates: tuple[GateRecord, ...], streams: Streams) -> tuple[list[str], dict[str, list[str]]]:
+    """A record's lines: those of the case and of what was found in it, and those of each site's streams."""
+    lines = {site: [encode_stream(site, one) for one in sorted(found, key=_order)] for site, found in sorted(streams.items())}
+    finding = Finding(gates=gates, streams=digest_streams(line for own in lines.values() for line in own))
+    return [encode_case(case), finding.model_dump_json(by_alias=True, exclude_none=True)], lines
+
+
+def digest_streams(lines: Iterable[str]) -> str:
+    """SHA-256 (hex) over the lines of streams, sorted, each with its newline."""
+    return sha256("".join(f"{line}\n" for line in sorted(lines)).encode()).hexdigest()
+
+
 def encode_stream(site: str, stream: Stream) -> str:
     """One line of JSON: a HealthReport with the site's name."""
     epochs = tuple(
@@ -119,11 +150,19 @@ def encode_stream(site: str, stream: Stream) -> str:
     return json.dumps({"site": site, **report.model_dump(mode="json", by_alias=True, exclude_none=True)}, separators=(",", ":"))
 
 
-def decode_line(line: str) -> Case | tuple[str, Stream]:
-    """The inverse of both. Raises ValueError (pydantic.ValidationError is one)."""
+def decode_line(line: str) -> Case | Finding | Outline | tuple[str, Stream]:
+    """One line of a record. Raises ValueError (pydantic.ValidationError is one)."""
     body = json.loads(line)
     if not isinstance(body, dict):
         raise ValueError(f"not a line of a record: {line[:80]!r}")
+    if "status" in body:
+        return Outline.model_validate(body)
+    if "gates" in body:
+        return Finding.model_validate(body)
     if "site" not in body:
         return Case.model_validate(body)
     return str(body.pop("site")), read_stream(HealthReport.model_validate(body))
+
+
+def _order(stream: Stream) -> tuple[str, int]:
+    return stream.revision, stream.activation

@@ -10,6 +10,7 @@ from edgefleet.core.case import Case, Streams, find_watched, plan_case
 from edgefleet.core.facts import FleetFacts, RunFacts, SiteFacts
 from edgefleet.core.gates import REASONS, AbsoluteGate, plan_gates
 from edgefleet.core.judge import Fail, Traffic
+from edgefleet.core.outlook import Outlook, explain_gates
 from edgefleet.core.traffic import Control, GateVerdict, SiteTally, Watched, count_requests, judge_gates
 
 WORST = 3
@@ -74,19 +75,30 @@ def _acting(verdicts: Iterable[GateVerdict]) -> list[GateVerdict]:
 
 def judge_case(case: Case, streams: Streams) -> tuple[GateVerdict, ...]:
     """The verdict of each gate: a function of nothing but the case and the set of records."""
-    watched = find_watched(case, streams)
+    gates = plan_gates(case.slo, case.analysis)
+    watched, controls = _find_sides(case, streams)
     return judge_gates(
-        plan_gates(case.slo, case.analysis),
-        case.analysis,
-        watched=[Watched(site, case.watched[site].group, stream) for site, stream in watched.items()],
-        controls=[
-            Control(site, member.group, tuple(one for one in streams.get(site, ()) if one.revision != case.revision))
-            for site, member in case.controls.items()
-        ],
-        opened=case.opened,
-        now=case.now,
-        first_release=case.first_release,
+        gates, case.analysis, watched=watched, controls=controls, opened=case.opened, now=case.now, first_release=case.first_release
     )
+
+
+def foresee_case(case: Case, streams: Streams) -> tuple[Outlook, ...]:
+    """What would change the verdict of each gate that is applicable."""
+    gates = plan_gates(case.slo, case.analysis)
+    watched, controls = _find_sides(case, streams)
+    return explain_gates(
+        gates, case.analysis, watched=watched, controls=controls, opened=case.opened, now=case.now, first_release=case.first_release
+    )
+
+
+def _find_sides(case: Case, streams: Streams) -> tuple[list[Watched], list[Control]]:
+    """The sites that are judged, and those that they are compared with."""
+    watched = [Watched(site, case.watched[site].group, stream) for site, stream in find_watched(case, streams).items()]
+    controls = [
+        Control(site, member.group, tuple(one for one in streams.get(site, ()) if one.revision != case.revision))
+        for site, member in case.controls.items()
+    ]
+    return watched, controls
 
 
 def record_gate(verdict: GateVerdict) -> GateRecord:

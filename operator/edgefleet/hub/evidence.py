@@ -19,7 +19,8 @@ from typing import Any
 
 from edgefleet.api.meta import FLEET_LABEL, GROUP
 from edgefleet.api.report import MARK_SECONDS
-from edgefleet.core.case import Case, decode_line, encode_case, encode_stream
+from edgefleet.api.rollout import GateRecord
+from edgefleet.core.case import Case, decode_line, encode_record
 from edgefleet.core.facts import FleetKey
 from edgefleet.core.health import Stream, merge_streams, read_stream, thin
 from edgefleet.hub.inventory import Inventory
@@ -92,21 +93,25 @@ class Evidence:
             return None  # a control: it counts at the next look, and needs none of its own
         return SOON if after != before else LATER
 
-    async def store(self, fleet: FleetKey, case: Case, *, now: bool) -> None:
-        """Write what changed, if it is due or must be `now`."""
+    async def store(
+        self, fleet: FleetKey, case: Case, gates: tuple[GateRecord, ...], health: Mapping[str, tuple[Stream, ...]], *, now: bool
+    ) -> None:
+        """Write what changed, if it is due or must be `now`: the case, what was found in it, and exactly the streams (`health`) that it was
+        found from, whatever was heard since."""
         held = self._runs.get(fleet)
         if held is None or (not now and time.monotonic() - held.stored_at < STORE_EVERY_SECONDS):
             return
+        # Sites that do not matter any more are kept all the same: they may have been controls.
+        left = {site: tuple(streams.values()) for site, streams in held.sites.items() if site not in health}
+        head, lines = encode_record(case, gates, {**left, **health})
         mark = int(datetime.now(UTC).timestamp()) // MARK_SECONDS
         for streams in held.sites.values():
             for key, stream in streams.items():
                 streams[key] = thin(stream, mark)
-        names = sorted(held.sites)
+        names = list(lines)
         for index in range(max(1, -(-len(names) // SITES_PER_CHUNK))):
-            lines = [encode_case(case)] if index == 0 else []
-            for name in names[index * SITES_PER_CHUNK : (index + 1) * SITES_PER_CHUNK]:
-                lines += [encode_stream(name, stream) for _, stream in sorted(held.sites[name].items())]
-            await self._write(fleet, held, index, "\n".join(lines).encode())
+            own = [line for name in names[index * SITES_PER_CHUNK : (index + 1) * SITES_PER_CHUNK] for line in lines[name]]
+            await self._write(fleet, held, index, "\n".join((head if index == 0 else []) + own).encode())
         held.stored_at = time.monotonic()
 
     async def _write(self, fleet: FleetKey, held: _Run, index: int, text: bytes) -> None:

@@ -142,7 +142,7 @@ class Fleets:
         old, new, case = run.status, decision.rollout.status, decision.rollout.case
         turned = (old.phase, old.outcome, old.waves) != (new.phase, new.outcome, new.waves)
         if case is not None:
-            await self._evidence.store(facts.key, case, now=turned)
+            await self._evidence.store(facts.key, case, new.gates, facts.health, now=turned)
         if old.model_copy(update={"gates": new.gates}) == new:
             if old.gates == new.gates:
                 return None

@@ -12,7 +12,9 @@ from edgefleet.api.policy import Analysis
 from edgefleet.api.report import LEASE_NAME, health_annotation
 from edgefleet.core.case import Case, Member
 from edgefleet.core.facts import FleetKey
-from edgefleet.hub.evidence import ACTIVATIONS_PER_SITE, LATER, SOON, Evidence
+from edgefleet.core.live import judge_case, record_gate
+from edgefleet.core.replay import read_record, replay
+from edgefleet.hub.evidence import ACTIVATIONS_PER_SITE, LATER, SOON, Evidence, read_lines
 from edgefleet.hub.inventory import Inventory
 
 FLEET = FleetKey("vision", "plants")
@@ -22,7 +24,7 @@ START = (MARK - 3) * 300
 CASE = Case(
     run="plants-2",
     revision=NEW,
-    slo=Slo(),
+    slo=Slo(error_rate="1%"),
     analysis=Analysis(),
     first_release=False,
     opened=(MARK - 3,),
@@ -91,7 +93,7 @@ async def test_a_hub_that_dies_judges_the_same_set_again() -> None:
     cluster = Cluster()
     first = Hub(cluster, {"berlin": report(NEW, (MARK - 2, 100, 1))})
     await first.gather("berlin", "munich")
-    await first.evidence.store(FLEET, CASE, now=True)
+    await first.evidence.store(FLEET, CASE, (), {}, now=True)
     late = report(NEW, (MARK - 1, 200, 9), (MARK, 300, 9))
     first.hear("berlin", late)
     first.hear("munich", report(OLD, (MARK, 50, 0)))
@@ -117,13 +119,29 @@ async def test_what_did_not_change_is_not_written_and_what_is_not_due_waits() ->
     cluster = Cluster()
     hub = Hub(cluster, {"berlin": report(NEW, (MARK, 100, 1))})
     await hub.gather("berlin")
-    await hub.evidence.store(FLEET, CASE, now=False)
+    await hub.evidence.store(FLEET, CASE, (), {}, now=False)
     assert cluster.writes == 0, "the Lease still carries all of it"
     for _ in range(3):
-        await hub.evidence.store(FLEET, CASE, now=True)
+        await hub.evidence.store(FLEET, CASE, (), {}, now=True)
     assert cluster.writes == 1
     (body,) = cluster.held.values()
     assert body["metadata"]["ownerReferences"][0]["name"] == "plants-2"
+
+
+async def test_what_is_stored_is_what_was_judged_whatever_was_heard_since() -> None:
+    cluster = Cluster()
+    hub = Hub(cluster, {"berlin": report(NEW, (MARK - 1, 100, 1))})
+    seen = await hub.gather("berlin")
+    found = tuple(map(record_gate, judge_case(CASE, seen)))
+    hub.hear("berlin", report(NEW, (MARK - 1, 100, 1), (MARK, 900, 500)))
+    await hub.evidence.store(FLEET, CASE, found, seen, now=True)
+    record = read_record(read_lines(cluster.held.values()))
+    assert record.whole
+    assert record.streams == seen
+    assert len(found) == 1
+    assert replay(record).differences == ()
+    later = await hub.gather("berlin")
+    assert later != seen, "nothing that was heard is lost"
 
 
 async def test_many_sites_are_spread_over_several_objects() -> None:
@@ -131,7 +149,7 @@ async def test_many_sites_are_spread_over_several_objects() -> None:
     names = [f"s{n}" for n in range(600)]
     hub = Hub(cluster, {name: report(NEW, (MARK, 100, 1)) for name in names})
     await hub.gather(*names)
-    await hub.evidence.store(FLEET, CASE, now=True)
+    await hub.evidence.store(FLEET, CASE, (), {}, now=True)
     assert sorted(cluster.held) == [f"evidence-plants-2-{n}" for n in range(3)]
     assert len(await Hub(cluster, {}).gather(*names)) == 600
 
@@ -140,7 +158,7 @@ async def test_an_object_that_cannot_be_read_costs_only_itself() -> None:
     cluster = Cluster()
     hub = Hub(cluster, {"berlin": report(NEW, (MARK, 100, 1))})
     await hub.gather("berlin")
-    await hub.evidence.store(FLEET, CASE, now=True)
+    await hub.evidence.store(FLEET, CASE, (), {}, now=True)
     labels = {"edgefleet.io/evidence": "plants-2"}
     for number, data in enumerate((b"not zlib", zlib.compress(b'{"no": "case"}'), zlib.compress(b"[]"), zlib.compress(b"{"))):
         name = f"evidence-plants-2-{number + 7}"
