@@ -32,12 +32,14 @@ def sites(
     """List what runs where, trouble first: every site that the fleet selects or has an order for.
 
     \b
-    RUNS   the version that serves there, as the site last said; HEARD: so long ago
-    TOLD   the version in the order that the hub gave it; `2 > 3`: and 3 is to follow
+    RUNS   the version that serves, as the site last said; HEARD: so long ago
+    TOLD   the version in its order from the hub; `2 > 3`: 3 is to follow
     STATE  a word for where it stands, SINCE: for so long
-             UpToDate, Waiting, UnderWay, Soaking, Returning, Returned: as it should be
-             Unreachable, Failed, Blocked, Refused, Skipped, Quarantined: trouble
-             OnHold, Tainted, ResidencyDenied, ...: left out, for this reason
+             as it should be: UpToDate, Waiting, UnderWay, Soaking, Behind,
+                              Returning, Returned
+             trouble:         Failed, Refused, Blocked, Quarantined,
+                              Unreachable, Skipped
+             left out:        OnHold, Tainted, ResidencyDenied, ...
 
     `edgefleet site why SITE` says what to do next.
     """

@@ -31,7 +31,8 @@ def status(
 
     \b
     It shows what the hub wrote into statuses:
-      fleets that stand (rolled back, stalled, paused, waiting for a person), and those on their way
+      fleets that stand (rolled back, stalled, paused, waiting for a person),
+      and those on their way
       models whose source is refused, or cannot be fetched
       whether a hub is running, where you may know that
 
