@@ -3,7 +3,7 @@ PY := .venv/bin/python
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test unit check format crds lock lab lab-down bench clean
+.PHONY: help setup demo test test-all unit check format crds lock lab lab-down bench bench-judge clean
 
 help: ## What can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -22,6 +22,9 @@ demo: setup ## Roll a real signed model over a real fleet; ACTS=all plays every 
 
 test: setup ## All tests, on real servers
 	$(PY) -m pytest $(ARGS)
+
+test-all: setup ## The same with every crash point and every act of the demo (hours)
+	EDGEFLEET_ALL_POINTS=1 EDGEFLEET_DEMO_ACTS=all $(PY) -m pytest $(ARGS)
 
 unit: $(STAMP) ## The tests that need no server
 	$(PY) -m pytest tests/unit $(ARGS)
@@ -54,6 +57,9 @@ lab-down: $(STAMP) ## End the lab, whoever started it
 bench: setup ## Print what a pull and a rollout cost on this machine
 	$(PY) -m tests.bench.pull
 	$(PY) -m tests.bench.writes
+
+bench-judge: $(STAMP) ## Compare the judge with the rules of other tools, in simulated fleets; writes docs/judge
+	$(PY) -m tests.bench.canary $(ARGS)
 
 clean: lab-down ## End the lab and remove the environment
 	rm -rf .venv .lab
