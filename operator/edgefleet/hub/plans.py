@@ -10,6 +10,7 @@ import hashlib
 import json
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from edgefleet.api.meta import FLEET_LABEL
@@ -17,7 +18,7 @@ from edgefleet.api.rollout import PlanRef
 from edgefleet.core.facts import PlannedSite
 from edgefleet.hub.settings import FIELD_MANAGER
 from edgefleet.kube.client import Api
-from edgefleet.kube.errors import Conflict
+from edgefleet.kube.errors import Conflict, NotFound
 from edgefleet.kube.resources import CONFIG_MAPS, MODEL_ROLLOUTS
 
 SITES_PER_CHUNK = 2000
@@ -110,9 +111,11 @@ async def settle_leftovers(api: Api) -> int:
     gone = 0
     for meta in ownerless:
         run = runs.get((meta["namespace"], meta["labels"][PLAN_LABEL]))
-        if run is not None:
-            await api.patch(CONFIG_MAPS, meta["name"], meta["namespace"], {"metadata": {"ownerReferences": [_owner(run)]}})
-        else:
-            await api.delete(CONFIG_MAPS, meta["name"], meta["namespace"], uid=meta["uid"])
-            gone += 1
+        # One that went, or was made anew, since it was listed is no leftover any more.
+        with suppress(Conflict, NotFound):
+            if run is not None:
+                await api.patch(CONFIG_MAPS, meta["name"], meta["namespace"], {"metadata": {"ownerReferences": [_owner(run)]}})
+            else:
+                await api.delete(CONFIG_MAPS, meta["name"], meta["namespace"], uid=meta["uid"])
+                gone += 1
     return gone

@@ -1,13 +1,16 @@
 """A plan survives its way through ConfigMaps, and a changed one is noticed."""
 
 import zlib
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edgefleet.core.facts import PlannedSite
-from edgefleet.hub.plans import SITES_PER_CHUNK, PlanError, decode_plan, encode_plan
+from edgefleet.hub.plans import PLAN_LABEL, SITES_PER_CHUNK, PlanError, decode_plan, encode_plan, settle_leftovers
+from edgefleet.kube.errors import Conflict, NotFound
+from edgefleet.kube.resources import CONFIG_MAPS
 
 names = st.from_regex(r"\A[a-z][a-z0-9-]{0,10}\Z")
 
@@ -33,3 +36,25 @@ def test_a_changed_plan_is_refused() -> None:
         decode_plan(ref, [zlib.compress(b'[["b","fp32",0]]')])
     with pytest.raises(PlanError, match="cannot be read"):
         decode_plan(ref, [b"nonsense"])
+
+
+async def test_a_leftover_that_changed_meanwhile_ends_no_hub() -> None:
+    tried = []
+
+    class Api:
+        async def list(self, kind: object, **_: Any) -> list[dict[str, Any]]:
+            plan = {"name": "plan", "namespace": "team", "uid": "1", "labels": {PLAN_LABEL: "a" * 16}}
+            run = {"metadata": {"name": "run", "namespace": "team", "uid": "2"}, "spec": {"plan": {"hash": "a" * 64}}}
+            return [{"metadata": plan}, {"metadata": {**plan, "labels": {PLAN_LABEL: "b"}}}] if kind is CONFIG_MAPS else [run]
+
+        async def patch(self, *_: Any) -> None:
+            tried.append("patch")
+            raise NotFound(404, "it is gone")
+
+        async def delete(self, *_: Any, uid: str) -> None:
+            tried.append("delete")
+            raise Conflict(409, "it has another uid")
+
+    api: Any = Api()
+    assert await settle_leftovers(api) == 0
+    assert tried == ["patch", "delete"]
