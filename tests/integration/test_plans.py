@@ -81,6 +81,22 @@ async def test_a_hub_that_dies_before_the_run_owns_its_plan_loses_nothing(api: A
         await fetch_plan(api, team, orphan)
 
 
+async def test_a_plan_that_an_older_run_owns_is_owned_by_the_run_of_a_hub_that_died_too(
+    api: Api, team: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = Runs(api, Events(api, {}))
+    await runs.start(FleetKey(team, "plants"), start_of("plants"))
+
+    async def die(*_: object) -> None:
+        raise Died
+
+    monkeypatch.setattr(module, "apply_plan_owner", die)
+    with pytest.raises(Died):
+        await runs.start(FleetKey(team, "shops"), start_of("shops"))
+    await settle_leftovers(api)
+    assert await owners(api, team) == ["plants-1", "shops-1"]
+
+
 async def test_a_run_whose_plan_is_lost_is_named_and_hurts_no_other_fleet(api: Api, lab: Lab, team: str) -> None:
     nothing: Any = None
     inventory = Inventory(nothing, on_fleet=nothing, on_site=nothing, on_renewal=nothing, on_health=nothing, on_heartbeat=nothing)

@@ -9,6 +9,7 @@ import base64
 import hashlib
 import json
 import zlib
+from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -102,20 +103,26 @@ async def fetch_plan(api: Api, namespace: str, ref: PlanRef) -> tuple[PlannedSit
 
 
 async def settle_leftovers(api: Api) -> int:
-    """What a hub that died left behind: plans whose run was made get their owner, others are deleted; returns how many of these."""
-    ownerless = [meta for body in await api.list(CONFIG_MAPS, labels=PLAN_LABEL) if not (meta := body["metadata"]).get("ownerReferences")]
-    if not ownerless:
+    """What a hub that died left behind: each run that lacks it becomes an owner of its plan, and plans without a run are deleted; returns
+    how many of these. An equal plan of an older run has an owner already, and would go with it."""
+    plans = [body["metadata"] for body in await api.list(CONFIG_MAPS, labels=PLAN_LABEL)]
+    if not plans:
         return 0
     # Listed after the plans: a run that is made later has a plan that is not among them.
-    runs = {(run["metadata"]["namespace"], run["spec"]["plan"]["hash"][:16]): run for run in await api.list(MODEL_ROLLOUTS)}
+    runs = defaultdict(list)
+    for run in await api.list(MODEL_ROLLOUTS):
+        runs[run["metadata"]["namespace"], run["spec"]["plan"]["hash"][:16]].append(_owner(run))
     gone = 0
-    for meta in ownerless:
-        run = runs.get((meta["namespace"], meta["labels"][PLAN_LABEL]))
-        # One that went, or was made anew, since it was listed is no leftover any more.
+    for meta in plans:
+        owners = meta.get("ownerReferences") or []
+        known = {owner["uid"] for owner in owners}
+        lacking = [owner for owner in runs[meta["namespace"], meta["labels"][PLAN_LABEL]] if owner["uid"] not in known]
+        # One that went, or was changed, since it was listed is not ours to settle any more.
         with suppress(Conflict, NotFound):
-            if run is not None:
-                await api.patch(CONFIG_MAPS, meta["name"], meta["namespace"], {"metadata": {"ownerReferences": [_owner(run)]}})
-            else:
+            if lacking:
+                body = {"metadata": {"ownerReferences": [*owners, *lacking], "resourceVersion": meta["resourceVersion"]}}
+                await api.patch(CONFIG_MAPS, meta["name"], meta["namespace"], body)
+            elif not owners:
                 await api.delete(CONFIG_MAPS, meta["name"], meta["namespace"], uid=meta["uid"])
                 gone += 1
     return gone

@@ -43,9 +43,10 @@ async def test_a_leftover_that_changed_meanwhile_ends_no_hub() -> None:
 
     class Api:
         async def list(self, kind: object, **_: Any) -> list[dict[str, Any]]:
-            plan = {"name": "plan", "namespace": "team", "uid": "1", "labels": {PLAN_LABEL: "a" * 16}}
-            run = {"metadata": {"name": "run", "namespace": "team", "uid": "2"}, "spec": {"plan": {"hash": "a" * 64}}}
-            return [{"metadata": plan}, {"metadata": {**plan, "labels": {PLAN_LABEL: "b"}}}] if kind is CONFIG_MAPS else [run]
+            if kind is not CONFIG_MAPS:
+                return [{"metadata": {"name": "run", "namespace": "team", "uid": "2"}, "spec": {"plan": {"hash": "a" * 64}}}]
+            plan = {"name": "plan", "namespace": "team", "uid": "1", "resourceVersion": "5", "labels": {PLAN_LABEL: "a" * 16}}
+            return [{"metadata": plan}, {"metadata": {**plan, "labels": {PLAN_LABEL: "b"}}}]
 
         async def patch(self, *_: Any) -> None:
             tried.append("patch")
