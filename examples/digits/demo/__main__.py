@@ -19,6 +19,7 @@ from examples.digits.demo.person import CommandFailedError
 from examples.digits.demo.places import REPOSITORY, Folders
 from examples.digits.demo.play import Play
 from examples.digits.demo.refusals import bad_releases, foreign_fleet
+from examples.digits.demo.regressions import erring_release, killed_hub, slow_release
 from examples.digits.demo.rollouts import better_release, failing_release, first_release
 from examples.digits.demo.screen import Screen
 from examples.digits.demo.setting import set_up
@@ -29,7 +30,7 @@ from tests.lab import LabError
 
 Acts = tuple[Callable[[Play], None], ...]
 ACTS: dict[str, Acts] = {
-    "standard": (set_up, first_release, better_release, failing_release, bad_releases, foreign_fleet, lost_hub),
+    "standard": (set_up, first_release, better_release, failing_release, bad_releases, foreign_fleet, lost_hub, slow_release),
     "all": (
         set_up,
         first_release,
@@ -39,6 +40,9 @@ ACTS: dict[str, Acts] = {
         foreign_fleet,
         returning_site,
         lost_hub,
+        slow_release,
+        erring_release,
+        killed_hub,
     ),
 }
 """In the order in which they are played, on one fleet; each says its number."""
@@ -48,7 +52,7 @@ GET = "kubectl get edgefleets,modelrollouts,edgesites,siteassignments -A"
 def main() -> None:
     """Parse the command line, play, clean up."""
     parser = argparse.ArgumentParser(prog="python -m examples.digits.demo", description=__doc__)
-    parser.add_argument("--acts", choices=ACTS, default="standard", help="`all` plays act 9 too")
+    parser.add_argument("--acts", choices=ACTS, default="standard", help="`all` plays acts 8 to 10 too (about 9 minutes)")
     parser.add_argument("--keep", action="store_true", help="leave everything running at the end, until Ctrl-C")
     parser.add_argument("--verbose", action="store_true", help="show what kubectl says after each act")
     parser.add_argument("--down", action="store_true", help="only end what a killed demo left running")
@@ -65,21 +69,10 @@ def run(root: Path, acts: Acts, *, keep: bool, verbose: bool, console: Console) 
     """The whole demo in `root`; returns the exit code. Everything is ended when it returns."""
     story = Story()
     stage = Stage(root, story)
-    code = 1
+    code = 130  # unless the acts come to an end
     try:
-        print_times(console)
-        with Screen(console, story) as screen:
-            _play(stage, acts, screen, console, verbose)
-        code = 0
-    except (CheckFailedError, CommandFailedError, LabError) as error:
-        console.print(Text(f"\nFAILED  {error}", "bold red"))
-        console.print(describe_files(stage.folders))
-    except KeyboardInterrupt:
-        code = 130
-    try:
-        if code == 0:
-            print_acts(console, story)
-        if keep and code != 130:
+        code = _perform(stage, acts, console, verbose)
+        if keep:
             console.print(Text(describe_way_around(stage)), soft_wrap=True)
             signal.pause()
     except KeyboardInterrupt:
@@ -96,6 +89,19 @@ def run(root: Path, acts: Acts, *, keep: bool, verbose: bool, console: Console) 
     write_story(stage.folders.out / "story.txt", story)
     console.print(describe_files(stage.folders))
     return code
+
+
+def _perform(stage: Stage, acts: Acts, console: Console, verbose: bool) -> int:
+    print_times(console)
+    try:
+        with Screen(console, stage.story) as screen:
+            _play(stage, acts, screen, console, verbose)
+    except (CheckFailedError, CommandFailedError, LabError) as error:
+        console.print(Text(f"\nFAILED  {error}", "bold red"))
+        console.print(describe_files(stage.folders))
+        return 1
+    print_acts(console, stage.story)
+    return 0
 
 
 def _play(stage: Stage, acts: Acts, screen: Screen, console: Console, verbose: bool) -> None:

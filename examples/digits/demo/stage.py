@@ -156,6 +156,7 @@ class Stage:
             "--trusted-root": root,
             "--server-url": server.url,
             "--server-models": server.repository,
+            "--server-metrics": server.metrics_url,
             "--gateway-port": self._gateways[place.name],
             "--hardware": disk / "hardware.yaml",
             RENEW.key: RENEW.demo,

@@ -144,8 +144,8 @@ def test_rates_are_taken_over_the_last_seconds_of_the_clients_own_clock(tmp_path
 
 def test_every_act_says_its_number_and_a_hub_is_lost_only_when_all_sites_are_linked() -> None:
     numbers = {name: [int((act.__doc__ or "").strip().partition(".")[0]) for act in acts] for name, acts in ACTS.items()}
-    assert numbers["standard"] == list(range(7))
-    assert sorted(numbers["all"]) == [*range(7), 9]
+    assert numbers["standard"] == list(range(8))
+    assert sorted(numbers["all"]) == list(range(11))
     # A site with another revision would be a conflict for the hub that adopts.
     assert numbers["all"].index(9) < ACTS["all"].index(lost_hub)
 
