@@ -12,12 +12,13 @@ from edgefleet.api.policy import STANDARD_POLICY, Metric, RolloutPolicy, Rollout
 from edgefleet.api.quantities import parse_percent
 from edgefleet.cli.output import EXIT_CODES, CommandFailed, Format, FormatOption, print_facts, print_json, print_note
 from edgefleet.cli.simulation import Setting, simulate, summarise
-from edgefleet.core.gates import plan_gates
+from edgefleet.core.gates import AbsoluteGate, plan_gates
 from edgefleet.core.waves import list_waves
 
 app = typer.Typer(help="The judge of live traffic, without a cluster.", no_args_is_help=True, epilog=EXIT_CODES)
 
 NOTE_EVERY = 20
+NO_LIMIT = 1.0
 
 
 @app.command("simulate")
@@ -50,7 +51,8 @@ def simulate_policy(
     spec = STANDARD_POLICY if policy == "standard" else _read(Path(policy))
     kind = _metric(metric)
     usual, tried = _share(base, "--base"), _share(new, "--new")
-    gates = tuple(gate for gate in plan_gates(_slo(kind, slo), spec.analysis) if gate.metric == kind)
+    planned = (gate for gate in plan_gates(_slo(kind, slo), spec.analysis) if gate.metric == kind)
+    gates = tuple(gate for gate in planned if not (isinstance(gate, AbsoluteGate) and gate.limit >= NO_LIMIT))
     if not gates:
         raise CommandFailed(
             "NoGate",
@@ -133,7 +135,7 @@ def _metric(text: str) -> Metric:
 
 def _slo(metric: Metric, limit: str | None) -> Slo:
     """The SLO with this limit; without one, only the edge that a policy's gate needs, at a limit that nothing exceeds."""
-    allowed = 1.0 if limit is None else _share(limit, "--slo")
+    allowed = NO_LIMIT if limit is None else _share(limit, "--slo")
     share = f"{round((1 - allowed) * 100, 3):g}%"
     match metric:
         case "errors":
