@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from edgefleet.cli.cluster import ContextOption, KubeconfigOption, NamespaceOption, connecting
-from edgefleet.cli.output import EXIT_CODES, CommandFailed, Format, FormatOption, print_json, print_table, show_age
+from edgefleet.cli.output import EXIT_CODES, CommandFailed, Format, FormatOption, print_json, print_prose, print_table, show_age
 from edgefleet.cli.site import describe, show_standing
 from edgefleet.core.facts import FleetKey
 from edgefleet.core.why import explain_sites
@@ -59,7 +59,8 @@ async def _sites(key: FleetKey, kubeconfig: Path | None, context: str | None, ou
         print_json([show_standing(one) for one in found])
         return
     counts = Counter(one.state for one in found)
-    typer.echo(f"{key}: {len(found)} site(s){''.join(f', {count} {state}' for state, count in counts.most_common())}\n")
+    print_prose({f"{key}:": f"{len(found)} site(s){''.join(f', {count} {state}' for state, count in counts.most_common())}"})
+    typer.echo()
     rows = [
         (
             one.site,

@@ -140,12 +140,11 @@ _BROKEN = (
 
 def _describe_record(found: Record) -> dict[str, object]:
     case, outline = found.case, found.outline
-    judged = format_time(datetime.fromtimestamp(case.now * MARK_SECONDS, UTC))
     ended = f"{outline.status.outcome or outline.status.phase} {outline.status.reason}".strip() if outline else "-"
     return {
         "Run": f"{outline.namespace}/{case.run}, version {outline.version}" if outline else case.run,
         "State": ended,
-        "Judged": f"at {judged}, {len(case.watched)} site(s) with the revision, {len(case.controls)} to compare with",
+        "Judged": f"at {_judged_at(case)}, {len(case.watched)} site(s) with the revision, {len(case.controls)} to compare with",
         "Streams": f"{sum(map(len, found.streams.values()))} of {len(found.streams)} site(s){'' if found.whole else ', not those judged'}",
     }
 
@@ -237,6 +236,7 @@ def _print_gate(verdict: GateVerdict, outlook: Outlook | None, case: Case) -> No
         facts["worst"] = "; ".join(
             f"{one.site}: {one.seen} of {one.requests}, {one.allowed:.1f} allowed, own evidence {one.evidence:.3g}"
             for one in worst_sites(verdict)
+            if one.seen
         )
     if outlook is not None and verdict.outcome == "Quiet":
         facts["change"] = _describe_outlook(outlook)
@@ -283,4 +283,5 @@ def _show(verdict: GateVerdict, outlook: Outlook | None, case: Case) -> dict[str
 
 
 def _judged_at(case: Case) -> str:
+    """The beginning of the 5 minutes of the look."""
     return format_time(datetime.fromtimestamp(case.now * MARK_SECONDS, UTC))

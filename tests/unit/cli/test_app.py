@@ -15,7 +15,9 @@ def no_logins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
 
 
-VERBS = [(name, verb) for name in ("golden", "model", "trust") for verb in typer.main.get_command(GROUPS[name]).commands]  # type: ignore[attr-defined]
+NOUNS = ("fleet", "golden", "model", "site", "trust")
+VERBS = [(name, verb) for name in NOUNS for verb in typer.main.get_command(GROUPS[name]).commands]  # type: ignore[attr-defined]
+VERBS += [("rollout", "explain"), ("rollout", "export"), ("judge", "replay")]
 
 
 @pytest.mark.parametrize("words", VERBS, ids=" ".join)
@@ -24,6 +26,11 @@ def test_each_command_explains_itself_and_its_exit_codes(words: tuple[str, str],
     said = capsys.readouterr().out
     assert "0 done, 1 refused or failed" in said
     assert len(said.splitlines()) > 10
+
+
+def test_status_explains_its_own_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["status", "--help"]) == 0
+    assert "0 nothing needs a person, 1 something does" in " ".join(capsys.readouterr().out.split())
 
 
 def test_the_help_for_push_shows_a_recipe_that_is_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -64,6 +71,10 @@ def test_unknown_commands_are_wrong_usage() -> None:
         (["golden", "push", "127.0.0.1:1/digits:1", "KEY", "--name", "digits", "--key", "KEY"], 1, "KeyInvalid: KEY: "),
         (["golden", "push", "127.0.0.1:1/digits:1", "KEY", "--name", "Digits", "--key", "KEY"], 2, "'Digits': lower-case"),
         (["model", "verify", "127.0.0.1:1/digits:1", "--key", "nowhere.pub"], 1, "No such file"),
+        (["judge", "replay", "nowhere.jsonl"], 1, "No such file"),
+        (["judge", "replay", "KEY"], 1, "RecordInvalid: KEY: line 1 is no line of a record"),
+        (["status", "--kubeconfig", "nowhere"], 1, "KubeconfigInvalid"),
+        (["hub", "--metrics-port", "0"], 2, "--metrics-port"),
     ],
 )
 def test_errors_are_told_on_stderr(
