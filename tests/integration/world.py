@@ -115,9 +115,9 @@ class World:
             {"siteSelector": selector, "modelRef": {"name": "weld"}, "rolloutPolicyRef": {"name": "careful"}, **spec},
         )
 
-    def start_hub(self) -> subprocess.Popen[bytes]:
+    def start_hub(self, *options: str) -> subprocess.Popen[bytes]:
         kubeconfig = self.lab.client_kubeconfig("hub", "edgefleet:hub")
-        command = [sys.executable, "-m", "edgefleet", "hub", "--kubeconfig", str(kubeconfig), "--namespace", self.system]
+        command = [sys.executable, "-m", "edgefleet", "hub", "--kubeconfig", str(kubeconfig), "--namespace", self.system, *options]
         self._hub = subprocess.Popen([*command, "--heartbeat", "1s"], stdout=self._log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
         return self._hub
 
