@@ -9,10 +9,11 @@ import fcntl
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgefleet import __version__
 from edgefleet.api.meta import site_namespace
@@ -26,7 +27,6 @@ from edgefleet.site.gateway_config import Endpoint
 from edgefleet.site.heartbeat import Heartbeat
 from edgefleet.site.intake import Intake
 from edgefleet.site.link import Link
-from edgefleet.site.metrics import AgentMetrics, FleetMetrics, serving_metrics
 from edgefleet.site.prefetch import Prefetcher
 from edgefleet.site.reconciler import Reconciler
 from edgefleet.site.runtimes.repository import RepositoryRuntime
@@ -40,6 +40,9 @@ from edgefleet.site.telemetry.meter import Meter
 from edgefleet.site.telemetry.verdict import OwnJudge
 from edgefleet.site.trust_keeper import TrustKeeper
 from edgefleet.site.worker import Site
+
+if TYPE_CHECKING:
+    from edgefleet.site.metrics import AgentMetrics
 
 log = logging.getLogger(__name__)
 
@@ -188,14 +191,24 @@ class Agent:
             self._heartbeat.run(),
         )
         try:
-            with serving_metrics(self._settings.metrics, self._measure):
+            with self._metrics():
                 async with self._meter, asyncio.TaskGroup() as group:
                     for part in parts:
                         group.create_task(part)
         finally:
             await self._serving.close()
 
-    def _measure(self) -> AgentMetrics:
+    def _metrics(self) -> AbstractContextManager[None]:
+        if self._settings.metrics is None:
+            return nullcontext()
+        # Imported late: it costs memory that a site without Prometheus need not have.
+        from edgefleet.site.metrics import serving_metrics
+
+        return serving_metrics(self._settings.metrics, self._measure)
+
+    def _measure(self) -> "AgentMetrics":
+        from edgefleet.site.metrics import AgentMetrics, FleetMetrics
+
         fleets = {}
         for fleet in list(self._state.fleets):
             found = self._meter.find(fleet)

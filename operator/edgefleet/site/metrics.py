@@ -96,11 +96,8 @@ def _fleets(fleets: Mapping[str, FleetMetrics]) -> Iterator[Metric]:
 
 
 @contextmanager
-def serving_metrics(endpoint: Endpoint | None, read: Callable[[], AgentMetrics]) -> Iterator[None]:
-    """Serve the page at `/metrics` while inside; nothing if no endpoint is given. Raises OSError if the port is taken."""
-    if endpoint is None:
-        yield
-        return
+def serving_metrics(endpoint: Endpoint, read: Callable[[], AgentMetrics]) -> Iterator[None]:
+    """Serve the page at `/metrics` while inside. Raises OSError if the port is taken."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(AgentCollector(read))
     server, thread = start_http_server(endpoint.port, endpoint.host, registry)

@@ -8,25 +8,28 @@ of the order. What failed is remembered under its sequence, and the switch back 
 import logging
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
 from edgefleet.api.model import Slo
 from edgefleet.api.policy import Analysis
 from edgefleet.api.report import MARK_SECONDS, MAX_BACKLOG_BYTES, RENEWALS_PER_LEASE, HealthReport
-from edgefleet.core.gates import REASONS, AbsoluteGate, plan_gates
-from edgefleet.core.health import Stream, read_stream
 from edgefleet.site.state import Failure, FleetState, StateFile
 from edgefleet.site.store import Store
 from edgefleet.site.telemetry.meter import Meter
 from edgefleet.site.telemetry.report import count_bad, plan_health
+
+if TYPE_CHECKING:
+    # The hub's reasoning is imported late: it costs memory that a site needs only on the day when it is alone.
+    from edgefleet.core.health import Stream
 
 log = logging.getLogger(__name__)
 
 SITE = "this site"
 
 
-def judge_alone(stream: Stream, slo: Slo, analysis: Analysis, *, now: int) -> tuple[str, str] | None:
+def judge_alone(stream: "Stream", slo: Slo, analysis: Analysis, *, now: int) -> tuple[str, str] | None:
     """(reason, message) if an absolute gate proves at this one site that the revision is worse; `now` is a mark."""
-    # Imported late: the hub's reasoning costs memory that a site needs only on the day when it is alone.
+    from edgefleet.core.gates import REASONS, AbsoluteGate, plan_gates
     from edgefleet.core.live import explain_failure
     from edgefleet.core.traffic import Watched, judge_gates
 
@@ -95,6 +98,8 @@ class OwnJudge:
         if self._seen.get(fleet) == seen:
             return
         self._seen[fleet] = seen
+        from edgefleet.core.health import read_stream
+
         sequence, now = state.served_sequence, self._meter.mark
         told = plan_health(history, activation, sequence=sequence, skew=0, now=now, backlog=MAX_BACKLOG_BYTES)
         stream = read_stream(HealthReport.model_validate_json(told.text))
