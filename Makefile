@@ -57,9 +57,10 @@ lab-down: $(STAMP) ## End the lab, whoever started it
 bench: setup ## Print what a pull and a rollout cost on this machine
 	$(PY) -m tests.bench.pull
 	$(PY) -m tests.bench.writes
+	$(PY) -m tests.bench.reaction
 
 bench-judge: $(STAMP) ## Compare the judge with the rules of other tools, in simulated fleets; writes docs/judge
-	$(PY) -m tests.bench.canary $(ARGS)
+	$(PY) -m tests.bench.canary --write $(ARGS)
 
 clean: lab-down ## End the lab and remove the environment
 	rm -rf .venv .lab
