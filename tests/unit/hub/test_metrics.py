@@ -28,7 +28,6 @@ from edgefleet.oci.client import RegistryClient
 from edgefleet.trust.keys import PrivateKey
 
 KEY = FleetKey("team", "plants")
-AGO = format_time(datetime.now(UTC) - timedelta(minutes=5))
 BOUNDED: dict[str, set[str] | None] = {
     "namespace": {"team"},
     "fleet": {"plants"},
@@ -59,9 +58,10 @@ def hub() -> Iterator[Hub]:
 
 async def fill(hub: Hub) -> None:
     """Something happened in every part."""
-    wave = WaveRecord(name="canary", sites=1, opened_at=AGO)
+    ago = format_time(datetime.now(UTC) - timedelta(minutes=5))
+    wave = WaveRecord(name="canary", sites=1, opened_at=ago)
     gate = GateRecord(name="latency", kind="Absolute", verdict="Quiet", evidence="10.0", bound="40.0")
-    rollout = ModelRolloutStatus(phase="Rolling", wave="canary", waves=(wave,), waiting_for="Soaking", since=AGO, gates=(gate,))
+    rollout = ModelRolloutStatus(phase="Rolling", wave="canary", waves=(wave,), waiting_for="Soaking", since=ago, gates=(gate,))
     stalled = Condition(type="Stalled", status="True", reason="RolledBack")
     hub.fleets.views[KEY] = FleetView(EdgeFleetStatus(sites=SiteCounts(desired=3), conditions=(stalled,)), rollout)
     for name, status in (("berlin", "True"), ("oslo", "Unknown")):
