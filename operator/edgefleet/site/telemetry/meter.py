@@ -22,7 +22,7 @@ from edgefleet.site.state import FleetState, StateFile
 from edgefleet.site.telemetry.events import plan_edges
 from edgefleet.site.telemetry.history import Activation, History
 from edgefleet.site.telemetry.ledger import Ledger, Served, decode, encode
-from edgefleet.site.telemetry.report import count_bad, is_urgent, plan_backlog, plan_health
+from edgefleet.site.telemetry.report import count_bad, is_urgent, is_young, plan_backlog, plan_health
 from edgefleet.site.telemetry.stats import STATS_QUERY, Confidence, read_confidence, read_counters
 
 log = logging.getLogger(__name__)
@@ -54,6 +54,7 @@ class Meter:
         self._told_bad: dict[str, tuple[int, int]] = {}
         self._offered: dict[str, int] = {}
         self._backlogs: dict[str, float | None] = {}
+        self._trouble: dict[str, str] = {}
         self.on_look: Callable[[], None] = lambda: None
 
     async def __aenter__(self) -> Self:
@@ -87,8 +88,9 @@ class Meter:
                 life, stats = await self._gateway.fetch_stats(STATS_QUERY)
                 clusters = read_counters(stats)
             except (GatewayDown, ValueError) as error:
-                log.debug("no counters: %s", error)
+                self._complain("gateway", f"live traffic is not counted now: {error}")
                 return
+            self._complain("gateway", "")
             confidence = await self._fetch_confidence()
             urgent = self._ledger.observe(self._serves(), clusters, confidence, life=life, second=int(self._clock()))
             if urgent or self.mark != self._saved_mark:
@@ -137,10 +139,9 @@ class Meter:
         """Whether some young revision's bad answers should be told before the next renewal."""
         for fleet, state in self._state.fleets.items():
             found = self.find(fleet) if state.active else None
-            if found is not None:
-                activation = found[1]
+            if found is not None and is_young(found[1], self._clock()):
                 at, bad = self._told_bad.get(fleet, (0, 0))
-                if is_urgent(count_bad(activation), bad if at == activation.at else 0, age=self._clock() - activation.at):
+                if is_urgent(count_bad(found[1]), bad if at == found[1].at else 0):
                     return True
         return False
 
@@ -168,10 +169,17 @@ class Meter:
                     page += chunk
                     if len(page) > MAX_METRICS_BYTES:
                         raise ValueError(f"more than {MAX_METRICS_BYTES} bytes")
+                self._complain("confidence", "")
                 return read_confidence(page.decode(errors="replace"))
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            log.debug("no confidence from %s: %s", self._metrics_url, error or type(error).__name__)
+            self._complain("confidence", f"no confidence from {self._metrics_url}: {error or type(error).__name__}")
             return {}
+
+    def _complain(self, what: str, trouble: str) -> None:
+        # What is away for hours is told of once, not at every look.
+        if trouble and not self._trouble.get(what):
+            log.warning("%s", trouble)
+        self._trouble[what] = trouble
 
     def _read(self) -> Ledger:
         try:

@@ -70,13 +70,18 @@ def count_bad(activation: Activation) -> int:
     return counts.failed + counts.slow + counts.unsure
 
 
-def is_urgent(bad: int, told: int, *, age: float) -> bool:
+def is_young(activation: Activation, second: float) -> bool:
+    """Whether a revision was switched in less than a day ago."""
+    return second - activation.at < YOUNG_SECONDS
+
+
+def is_urgent(bad: int, told: int) -> bool:
     """Whether a young revision's bad answers are worth a report of their own: a quarter more than the hub knows of.
 
     So the first ones are told at once, and a regression at each step that could change a verdict; a site with its usual few writes about
     ten reports more for each tenfold of its bad answers, however much traffic it has.
     """
-    return age < YOUNG_SECONDS and bad > told * EARLY_GROWTH
+    return bad > told * EARLY_GROWTH
 
 
 def _write(report: HealthReport) -> str:

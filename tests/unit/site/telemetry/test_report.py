@@ -7,7 +7,7 @@ from edgefleet.api.report import MAX_BACKLOG_BYTES, MAX_HEALTH_BYTES, HealthBase
 from edgefleet.core.health import merge_streams, read_stream
 from edgefleet.site.telemetry.events import Edges, Events
 from edgefleet.site.telemetry.history import FINE_MARKS, Activation, History
-from edgefleet.site.telemetry.report import YOUNG_SECONDS, Told, is_urgent, plan_backlog, plan_health
+from edgefleet.site.telemetry.report import YOUNG_SECONDS, Told, is_urgent, is_young, plan_backlog, plan_health
 
 A, B = "a" * 64, "b" * 64
 START = 5_966_666
@@ -120,8 +120,13 @@ def test_backlogs_of_many_fleets_fit_on_one_object() -> None:
 def test_early_reports_grow_rare() -> None:
     told, reports = 0, 0
     for bad in range(1, 1001):
-        if is_urgent(bad, told, age=60):
+        if is_urgent(bad, told):
             told, reports = bad, reports + 1
-    assert is_urgent(1, 0, age=0)
+    assert is_urgent(1, 0)
     assert reports < 35
-    assert not is_urgent(1000, 0, age=YOUNG_SECONDS)
+
+
+def test_a_revision_is_young_for_a_day() -> None:
+    _, activation = history_of(range(START, START + 1))
+    assert is_young(activation, activation.at + YOUNG_SECONDS - 1)
+    assert not is_young(activation, activation.at + YOUNG_SECONDS)
