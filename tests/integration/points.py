@@ -14,7 +14,9 @@ from typing import Any
 
 from edgefleet.kube.errors import NotFound
 from edgefleet.kube.resources import EDGE_FLEETS, MODEL_ROLLOUTS, ROLLOUT_POLICIES, SITE_ASSIGNMENTS
-from tests.integration.tensecond import FLEET, GOLDEN_LINES, POLICY, Ground, Lane, TenSecondFleet
+from tests.integration.endstate import FLEET
+from tests.integration.ground import GOLDEN_LINES, Ground, Lane
+from tests.integration.tensecond import POLICY, TenSecondFleet
 from tests.lab.callers import find_caller
 from tests.lab.checker import Truth, Violation, check
 from tests.lab.faults import Fault, FaultPlan, WatchFault, WriteFault

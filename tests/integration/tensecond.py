@@ -13,9 +13,8 @@ import signal
 import tempfile
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
@@ -23,8 +22,6 @@ from typing import Any, Self
 import aiohttp
 
 from edgefleet.api.meta import OUTCOME_LABEL
-from edgefleet.api.model import Variant
-from edgefleet.hub.plans import PLAN_LABEL
 from edgefleet.kube.client import Api
 from edgefleet.kube.errors import NotFound
 from edgefleet.kube.resources import (
@@ -40,34 +37,23 @@ from edgefleet.kube.resources import (
     SITE_ASSIGNMENTS,
     Resource,
 )
-from edgefleet.oci.client import RegistryClient
-from edgefleet.oci.push import VariantFiles, attach_bundle, push_golden, push_model, tag_manifest
-from edgefleet.oci.reference import Repository
 from edgefleet.site.agent import gateway_folder
-from edgefleet.site.gateway import read_status
 from edgefleet.site.gateway_process import GatewayProcess
-from edgefleet.site.store import Store
 from edgefleet.trust.bundle import Publisher, make_bundle, make_root
 from edgefleet.trust.keys import PrivateKey
-from edgefleet.trust.release import GoldenFacts, ReleaseFacts, attest_golden, attest_release, sign_digest
+from tests.integration.endstate import FLEET, read_state
+from tests.integration.ground import MODEL, Actor, Ground, Lane, tensor
 from tests.lab.checker import Final
-from tests.lab.cluster import Cluster, Lab
 from tests.lab.fakeruntime import FakeRuntime
 from tests.lab.faultproxy import FaultProxy
 from tests.lab.faults import FaultPlan
 from tests.lab.history import History
-from tests.lab.installed import install_hub, install_site
-from tests.lab.nursery import Knobs, Nursery
+from tests.lab.nursery import Knobs
 from tests.lab.processes import free_ports
-from tests.lab.registry import Registry
 
-MODEL = "weld"
-FLEET = "plants"
-GOLDEN_LINES = 4
 PROBE_SECONDS = 0.2
 PROBED = 1000  # what the client asks; golden lines are smaller
 QUIET_SECONDS = 0.8
-RESTART_SECONDS = 0.1  # a kubelet starts what ended for the first time at once
 POLL_SECONDS = 0.1
 POLICY = {
     "waves": [
@@ -79,152 +65,6 @@ POLICY = {
     "unreachable": {"skipAfter": "30s"},
     "progressDeadline": "1h",
 }
-AGENT_RIGHTS = """
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRole
-metadata: {name: edgefleet-lab-agents}
-rules:
-  - {apiGroups: [edgefleet.io], resources: [siteassignments], verbs: [get, list, watch, create, patch]}
-  - {apiGroups: [edgefleet.io], resources: [siteassignments/status], verbs: [get, patch]}
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRoleBinding
-metadata: {name: edgefleet-lab-agents}
-roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: edgefleet-lab-agents}
-subjects: [{apiGroup: rbac.authorization.k8s.io, kind: Group, name: "edgefleet:lab-agents"}]
-"""
-
-
-class Releases:
-    """One publisher's releases: each version pushed, signed and examined by the same golden set, once for all fleets."""
-
-    def __init__(self, registry: Registry, folder: Path) -> None:
-        self.key = PrivateKey.generate()
-        self.repository = Repository.parse(f"{registry.host}/{MODEL}")
-        self._folder = folder
-        lines = [{"inputs": [tensor(x)], "expect": {"output": "y", "label": x}} for x in range(GOLDEN_LINES)]
-        golden = Repository.parse(f"{registry.host}/{MODEL}-golden")
-        with RegistryClient() as client:
-            digest = push_golden(client, golden, "\n".join(map(json.dumps, lines)).encode())
-            facts = GoldenFacts(model=MODEL, created_at=datetime.now(UTC))
-            attach_bundle(client, golden, digest, sign_digest(self.key, digest), "sign")
-            attach_bundle(client, golden, digest, attest_golden(self.key, digest, facts), "golden")
-        self.golden = {"repository": str(golden), "digest": digest, "min": "90%"}
-
-    def push(self, version: str, **facts: Any) -> None:
-        """Push a release whose weights are `facts`; `bias=1` fails the golden set, `limit=PROBED` fails at clients only."""
-        folder = self._folder / version
-        folder.mkdir()
-        (folder / "weights.json").write_text(json.dumps({"bias": 0, "version": version, **facts}))
-        (folder / "model-settings.json").write_text(json.dumps({"name": MODEL, "implementation": "fake"}))
-        files = {name: folder / name for name in ("weights.json", "model-settings.json")}
-        variant = Variant(name="cpu", digest="sha256:" + "0" * 64, size=0, arch="amd64")
-        with RegistryClient() as client:
-            digest = push_model(client, self.repository, name=MODEL, version=version, variants=[VariantFiles(variant, files)])
-            said = ReleaseFacts(model=MODEL, version=version, release_seq=int(version), created_at=datetime.now(UTC))
-            attach_bundle(client, self.repository, digest, sign_digest(self.key, digest), "sign")
-            attach_bundle(client, self.repository, digest, attest_release(self.key, digest, said), "release")
-            tag_manifest(client, self.repository, digest, version)
-
-
-def tensor(x: int) -> dict[str, Any]:
-    """An Open Inference tensor of one integer."""
-    return {"name": "x", "datatype": "INT64", "shape": [1], "data": [x]}
-
-
-@dataclass
-class Lane:
-    """One hub's API server, and the one of all sites; `admin` and `local` are a person's access to them."""
-
-    hub: Cluster
-    sites: Cluster
-    admin: Api
-    local: Api
-
-
-@dataclass
-class Ground:
-    """What all fleets share."""
-
-    folder: Path
-    releases: Releases
-    lanes: list[Lane]
-    nursery: Nursery
-    ended: dict[int, Callable[[int], None]] = field(default_factory=dict)
-
-
-def prepare_clusters(lab: Lab) -> list[Cluster]:
-    """Install what hubs and agents need; the lanes' hub clusters. Cluster `east` is for the sites, all others are hubs'."""
-    install_site(lab.sites["east"]).kubectl("apply", "-f", "-", stdin=AGENT_RIGHTS)
-    return [install_hub(cluster) for cluster in (lab.hub, *(one for name, one in lab.sites.items() if name != "east"))]
-
-
-@asynccontextmanager
-async def open_ground(lab: Lab, hubs: Sequence[Cluster], releases: Releases, folder: Path) -> AsyncIterator[Ground]:
-    """Access to the clusters and the nursery, for one test."""
-    async with AsyncExitStack() as stack:
-        local = await stack.enter_async_context(Api.connect(lab.sites["east"].kubeconfig, user_agent="person"))
-        lanes = [
-            Lane(hub, lab.sites["east"], await stack.enter_async_context(Api.connect(hub.kubeconfig, user_agent="person")), local)
-            for hub in hubs
-        ]
-        ended: dict[int, Callable[[int], None]] = {}
-        nursery = await stack.enter_async_context(Nursery(lambda pid, code: ended.pop(pid)(code)))
-        yield Ground(folder, releases, lanes, nursery, ended)
-
-
-class Actor:
-    """One process that is started again whenever it ends, as a kubelet would."""
-
-    def __init__(self, name: str, argv: Sequence[str], log: Path, ground: Ground, history: History, knobs: Knobs) -> None:
-        self.name, self._argv, self.log = name, argv, log
-        self._ground, self._history, self._knobs = ground, history, knobs
-        self._pid: int | None = None
-        self._ours = False
-        self._stopping = False
-        self._gone = asyncio.Event()
-        self._restart: asyncio.Task[None] | None = None
-
-    async def start(self) -> None:
-        """Start it."""
-        self._gone.clear()
-        self._ours = False
-        self._pid = await self._ground.nursery.start(self._argv, self.log, self._knobs)
-        self._ground.ended[self._pid] = self._on_end
-        self._history.add("start", self.name, text=f"pid {self._pid}")
-
-    def kill(self) -> None:
-        """SIGKILL, on purpose."""
-        if self._pid is not None and not self._gone.is_set():
-            self._ours = True
-            with suppress(ProcessLookupError):
-                os.kill(self._pid, signal.SIGKILL)
-
-    async def pause(self) -> None:
-        """End it until the next start."""
-        await self.stop()
-        self._stopping = False
-
-    async def stop(self) -> None:
-        """End it for good."""
-        self._stopping = True
-        if self._restart is not None:
-            await self._restart
-        self.kill()
-        if self._pid is not None:
-            async with asyncio.timeout(10):
-                await self._gone.wait()
-
-    def _on_end(self, code: int) -> None:
-        self._gone.set()
-        if not self._stopping:
-            self._history.add("end", self.name, code=code, text="ours" if self._ours else "")
-            self._restart = asyncio.create_task(self._start_again())
-
-    async def _start_again(self) -> None:
-        await asyncio.sleep(RESTART_SECONDS)
-        if not self._stopping:
-            await self.start()
 
 
 class TenSecondFleet:
@@ -249,6 +89,11 @@ class TenSecondFleet:
     def admin(self) -> Api:
         """A person's access to the hub's API server."""
         return self._lane.admin
+
+    @property
+    def local(self) -> Api:
+        """A person's access to the API server of the sites."""
+        return self._lane.local
 
     def site(self, letter: str) -> str:
         """The name of a site's EdgeSite."""
@@ -459,76 +304,8 @@ class TenSecondFleet:
                 for entry in self.history.entries[-300:]
                 if entry.is_write and entry.resource not in ("leases", "rolloutpolicies")
             )
-            state = await self._read_state() if quiet else {}
+            state = await read_state(self) if quiet else {}
             if (quiet and undisturbed in (None, state)) or time.monotonic() > deadline:
                 logs = {name: actor.log.read_text() for name, actor in self.actors.items() if actor.log.exists()}
-                return Final(logs, state or await self._read_state(), undisturbed)
+                return Final(logs, state or await read_state(self), undisturbed)
             await asyncio.sleep(0.2)
-
-    async def _read_state(self) -> dict[str, Any]:
-        """What is there, without times, identities and words: equal for equal ends."""
-        runs = await self.admin.list(MODEL_ROLLOUTS, self.team)
-        fleets = await self.admin.list(EDGE_FLEETS, self.team)
-        plans = await self.admin.list(CONFIG_MAPS, self.team, labels=PLAN_LABEL)
-        names = {body["metadata"]["uid"]: body["metadata"]["name"] for body in runs}
-        sites = await self.admin.list(EDGE_SITES, labels=f"line={self.mark}")
-        owners = [{owner["uid"] for owner in body["metadata"].get("ownerReferences") or ()} for body in plans]
-        state = {
-            "fleets": {body["metadata"]["name"]: _fleet_state(body) for body in fleets},
-            "runs": {body["metadata"]["name"]: _run_state(body) for body in runs},
-            # Whether two runs share a plan depends on what their names hash to.
-            "plans": {"owned by": sorted(names[uid] for uid in names.keys() & set().union(*owners)), "nobody's": owners.count(set())},
-            "edgesites": {body["metadata"]["name"]: _conditions(body) for body in sites},
-            "sites": {letter: await self._read_site(letter) for letter in self.SITES},
-            "stores": {letter: await asyncio.to_thread(self._has_whole_model, letter) for letter in self.SITES},
-        }
-        found: dict[str, Any] = json.loads(json.dumps(state).replace(self.mark, "MARK"))
-        return found
-
-    async def _read_site(self, letter: str) -> dict[str, Any]:
-        namespace, name = f"edgesite-{self.site(letter)}", f"{self.team}.{FLEET}"
-        found: dict[str, Any] = {}
-        for where, api in (("hub", self.admin), ("site", self._lane.local)):
-            with suppress(NotFound):
-                found[where] = _assignment_state(await api.get(SITE_ASSIGNMENTS, name, namespace))
-        gateway = read_status(gateway_folder(self.state(letter)))
-        return {**found, "routes": gateway["models"], "gateway": gateway["pid"] is not None, "loaded": self.runtimes[letter].loaded}
-
-    def _has_whole_model(self, letter: str) -> bool:
-        """Whether every file of what serves is in the store; a site that serves nothing needs none."""
-        state_file = self.state(letter) / "state.json"
-        if not state_file.exists():
-            return True
-        store = Store(self.state(letter) / "store")
-        active = [one["active"] for one in json.loads(state_file.read_bytes())["fleets"].values() if one.get("active")]
-        records = [store.find(revision) for revision in active]
-        return all(record is not None and all(store.path(blob.digest).exists() for blob in record.files) for record in records)
-
-
-def _conditions(body: dict[str, Any]) -> dict[str, str]:
-    return {one["type"]: f"{one['status']} {one['reason']}" for one in body.get("status", {}).get("conditions", ())}
-
-
-def _fleet_state(body: dict[str, Any]) -> dict[str, Any]:
-    status = body.get("status", {})
-    kept = {key: status.get(key) for key in ("stableVersion", "sites", "rollout")}
-    return {**kept, "conditions": _conditions(body), "finalizers": body["metadata"].get("finalizers")}
-
-
-def _run_state(body: dict[str, Any]) -> dict[str, Any]:
-    status = body.get("status", {})
-    kept = {key: status[key] for key in ("phase", "outcome", "reason", "waitingFor", "sites") if status.get(key)}
-    if status.get("waitingFor"):
-        kept["since"] = bool(status.get("since"))
-    waves = [[wave["name"], "openedAt" in wave, "passedAt" in wave] for wave in status.get("waves", ())]
-    return {**kept, "waves": waves, "label": body["metadata"]["labels"].get(OUTCOME_LABEL), "version": body["spec"]["revision"]["version"]}
-
-
-def _assignment_state(body: dict[str, Any]) -> dict[str, Any]:
-    spec, status = body["spec"], body.get("status", {})
-    said = [status.get(key) for key in ("sequence", "state", "reason")]
-    return {
-        "told": [spec["sequence"], spec["action"], spec.get("version")],
-        "said": said,
-        "active": (status.get("active") or {}).get("version"),
-    }

@@ -1,7 +1,8 @@
 """Killed and cut: whatever ends, lies or falls silent between hub, agents and API servers, at any write, the fleet comes to the same end.
 
 `make test` plays a seeded selection of points, at each place in the code that writes at least one; with `EDGEFLEET_ALL_POINTS=1` all are
-played (`make test-all`), with `EDGEFLEET_POINT=TEXT` those whose name has this text. A point that fails leaves its history and logs.
+played (`make test-all`), with `EDGEFLEET_POINT=TEXT` those whose name has this text, with `EDGEFLEET_SEED=N` others are chosen. A point
+that fails leaves its history and logs.
 """
 
 import os
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tests.integration.ground import Ground, Releases, open_ground, prepare_clusters
 from tests.integration.points import (
     Played,
     Point,
@@ -27,7 +29,7 @@ from tests.integration.points import (
     play,
     play_all,
 )
-from tests.integration.tensecond import PROBED, Ground, Releases, open_ground, prepare_clusters
+from tests.integration.tensecond import PROBED
 from tests.lab import cluster
 from tests.lab.callers import list_callers
 from tests.lab.checker import Violation
@@ -36,7 +38,7 @@ from tests.lab.registry import Registry
 
 LANES = 3
 CHOSEN = 50
-SEED = 5
+SEED = int(os.environ.get("EDGEFLEET_SEED", "5"))
 ALL, WANTED = os.environ.get("EDGEFLEET_ALL_POINTS") == "1", os.environ.get("EDGEFLEET_POINT", "")
 NEVER_SEEN: dict[str, str] = {}
 """Writes in the code that no scenario comes to, as `callers.Caller` prints them, each with the reason."""
