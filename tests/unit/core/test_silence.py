@@ -7,6 +7,7 @@ from tests.unit.core.facts_of import A, B, C, minutes, policy
 from tests.unit.core.simulator import Simulator, build, hold
 
 WEEK = 7 * 24 * 60
+DAY = 24 * 60
 QUICK = policy({"name": "canary", "sites": 1}, {"name": "all", "percent": 100}, unreachable={"skipAfter": "30m"})
 
 
@@ -51,12 +52,12 @@ def test_a_site_cut_off_for_a_week_serves_and_goes_straight_to_the_newest() -> N
 def test_what_was_taken_back_meanwhile_is_never_sent_to_a_site_that_returns() -> None:
     simulator = promoted()
     away = simulator.sites["s0"]
-    away.down = ((simulator.minute, simulator.minute + WEEK),)
+    away.down = ((simulator.minute, simulator.minute + DAY),)
     for name in ("s1", "s2", "s3"):
         simulator.sites[name].bad = frozenset({B.hash})
     mark = len(simulator.log)
     release(simulator, B, "RolledBack")
-    simulator.pass_time(WEEK)
+    simulator.pass_time(DAY)
     assert away.active == A.hash
     told = sent_to(simulator, "s0", mark)
     assert not told or told[-1] == A.version, f"the last word to it must be stable, it was told {told}"
@@ -70,10 +71,10 @@ def test_a_site_that_was_told_just_before_the_cut_fails_by_itself_and_is_counted
     simulator.run_until(lambda world: any(run.revision == B and run.status.wave == "all" for run in world.runs), 60)
     late = next(name for name, site in simulator.sites.items() if site.active == A.hash)
     simulator.sites[late].bad = frozenset({B.hash})
-    simulator.sites[late].down = ((simulator.minute, simulator.minute + WEEK),)
+    simulator.sites[late].down = ((simulator.minute, simulator.minute + DAY),)
     simulator.run_until(ended(B.version, "Promoted"), 400)  # type: ignore[arg-type]
     assert simulator.sites[late].active == A.hash
-    simulator.pass_time(WEEK)
+    simulator.pass_time(DAY)
     held = simulator.sites[late].facts.assignment
     assert held is not None
     assert (held.state, held.fault, simulator.sites[late].active) == ("Failed", "Revision", A.hash)
@@ -83,14 +84,14 @@ def test_a_site_that_was_told_just_before_the_cut_fails_by_itself_and_is_counted
 def test_unreachable_sites_neither_block_for_ever_nor_count_as_success(share: int) -> None:
     simulator = promoted()
     for number in range(share):
-        simulator.sites[f"s{number}"].down = ((simulator.minute, simulator.minute + WEEK),)
+        simulator.sites[f"s{number}"].down = ((simulator.minute, simulator.minute + DAY),)
     simulator.target = B
     simulator.pass_time(300)
     run = simulator.runs[-1]
     if share == 4:
         assert run.outcome is None, "an empty wave is never promoted"
         assert run.status.waiting_for == "SilentWave"
-        simulator.pass_time(WEEK)
+        simulator.pass_time(DAY)
         assert set(simulator.serving().values()) == {B.hash}, "it goes on when the fact arrives"
     else:
         # The canary may be one of those that are away: its wave then waits, and says so.
@@ -114,7 +115,7 @@ def test_a_site_held_in_mid_run_is_left_alone_and_catches_up_when_the_hold_ends(
     simulator.target = B
     simulator.run_until(lambda world: any(run.revision == B and run.status.wave == "canary" for run in world.runs), 30)
     waiting = next(name for name, site in simulator.sites.items() if site.active == A.hash and site.facts.assignment.revision == A.hash)  # type: ignore[union-attr]
-    hold(simulator, waiting, minutes(WEEK))
+    hold(simulator, waiting, minutes(DAY))
     simulator.run_until(ended(B.version, "Promoted"), 400)  # type: ignore[arg-type]
     assert simulator.sites[waiting].active == A.hash
     hold(simulator, waiting, None)
@@ -125,7 +126,7 @@ def test_a_site_held_in_mid_run_is_left_alone_and_catches_up_when_the_hold_ends(
 def test_unreachable_sites_are_drawn_last_so_that_no_canary_is_one() -> None:
     simulator = promoted(6)
     for name in ("s0", "s2", "s4"):
-        simulator.sites[name].down = ((simulator.minute, simulator.minute + WEEK),)
+        simulator.sites[name].down = ((simulator.minute, simulator.minute + DAY),)
     simulator.pass_time(10)
     release(simulator, B)
     plan = simulator.runs[-1].plan
@@ -140,11 +141,11 @@ def test_a_last_wave_of_which_nobody_can_be_had_does_not_keep_the_run_from_its_e
     simulator.run_until(ended(A.version, "Promoted"), 240)  # type: ignore[arg-type]
     away = ("s0", "s1")
     for name in away:
-        simulator.sites[name].down = ((simulator.minute, simulator.minute + WEEK),)
+        simulator.sites[name].down = ((simulator.minute, simulator.minute + DAY),)
     simulator.pass_time(10)
     release(simulator, B)
     run = simulator.runs[-1]
     assert [wave.passed_at is None for wave in run.status.waves] == [False, True]
     assert "not proven: s0, s1" in run.status.message
-    simulator.pass_time(WEEK)
+    simulator.pass_time(DAY)
     assert set(simulator.serving().values()) == {B.hash}
