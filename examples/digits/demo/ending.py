@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from examples.digits.demo.counts import Counts
-from examples.digits.demo.places import ELIGIBLE, Folders
+from examples.digits.demo.places import ELIGIBLE, FLEET, Folders
 from examples.digits.demo.screen import format_event
 from examples.digits.demo.stage import Stage
 from examples.digits.demo.story import Event, Story
@@ -79,11 +79,17 @@ def describe_way_around(stage: Stage) -> str:
         "  kubectl get edgefleets,modelrollouts,edgesites,siteassignments -A\n"
         "  kubectl -n vision describe edgefleet digits\n"
         "  edgefleet rollout list digits -n vision\n"
+        f"  edgefleet rollout explain {_last_run(stage)} -n vision\n"
         f"  curl -s {stage.gateway('berlin')}/v2/models/digits\n"
         f"{sites}\n\n"
         f"The team's Git is {stage.folders.desk / 'git'}: edit model.yaml and `kubectl apply` it.\n"
         "Ctrl-C here ends all of it."
     )
+
+
+def _last_run(stage: Stage) -> str:
+    runs = stage.observer.latest.runs_of(FLEET) if stage.observer else []
+    return runs[-1].metadata.name if runs else "digits-1"
 
 
 def _is_told(event: Event) -> bool:

@@ -174,7 +174,8 @@ def _run_changes(old: Snapshot, new: Snapshot) -> list[str]:
         if run.status.phase == "Returning" and (before is None or before.status.phase != "Returning"):
             lines.append(f"run {key}: going back, {run.status.reason}: {run.status.message}")
         if run.status.outcome and (before is None or before.status.outcome is None):
-            lines.append(f"run {key}: {run.status.outcome} ({run.status.reason}) {run.status.message}".rstrip())
+            told = before is not None and before.status.message == run.status.message
+            lines.append(f"run {key}: {run.status.outcome} ({run.status.reason}) {'' if told else run.status.message}".rstrip())
     return lines
 
 
@@ -182,8 +183,7 @@ def _gate_changes(before: ModelRollout | None, run: ModelRollout) -> list[str]:
     """Gates whose evidence moved away from nothing."""
     known = {(gate.name, gate.kind): gate.evidence for gate in before.status.gates} if before else {}
     return [
-        f"{gate.name} {gate.seen} of {gate.requests} bad, about {float(gate.allowed):.1f} allowed:"
-        f" evidence {float(gate.evidence):.3g}, {float(gate.bound):g} is enough"
+        f"{gate.name}, {gate.seen} of {gate.requests} bad: evidence {float(gate.evidence):.3g} of {float(gate.bound):g}"
         for gate in run.status.gates
         if float(gate.evidence) > 1 and known.get((gate.name, gate.kind)) != gate.evidence
     ]

@@ -56,7 +56,7 @@ class Screen:
         if self._observer is None or self._traffic is None:
             return Text("starting ...", "dim")
         seen = self._observer.latest
-        return Group("", _draw_runs(seen), draw_sites(seen, self._traffic), Text(self._observer.trouble, "red"))
+        return Group("", _draw_runs(seen), draw_gates(seen), draw_sites(seen, self._traffic), Text(self._observer.trouble, "red"))
 
 
 def _draw_runs(seen: Snapshot) -> RenderableType:
@@ -78,6 +78,18 @@ def _draw_wave(run: ModelRollout, position: int) -> tuple[str, str]:
     wave = run.status.waves[position]
     style = "green" if wave.passed_at else "yellow" if wave.opened_at else "dim"
     return f"[{wave.name} {wave.sites}{' ✓' if wave.passed_at else ''}] ", style
+
+
+def draw_gates(seen: Snapshot) -> Text:
+    """What live traffic says against the newest run's revision."""
+    gates = [gate for run in seen.runs_of(FLEET)[-1:] for gate in run.status.gates]
+    if not gates:
+        return Text("no evidence from live traffic yet", "dim")
+    words = [(f"{gate.name} {float(gate.evidence):.3g}", "bold red" if gate.verdict == "Fail" else "") for gate in gates]
+    heading = (f"evidence ({float(gates[0].bound):g} is enough): ", "dim")
+    line = Text.assemble(heading, Text("  ").join(Text(*word) for word in words))
+    line.no_wrap = True
+    return line
 
 
 def draw_sites(seen: Snapshot, traffic: Traffic) -> Table:

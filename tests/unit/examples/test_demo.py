@@ -14,10 +14,11 @@ from edgefleet.api.rollout import ModelRollout
 from edgefleet.api.site import EdgeSite
 from examples.digits.demo.__main__ import ACTS
 from examples.digits.demo.counts import Counts, Latency, SiteCount, Traffic
+from examples.digits.demo.ending import print_counts
 from examples.digits.demo.observer import Snapshot, describe_changes
 from examples.digits.demo.places import ELIGIBLE, MANIFESTS, PLACES, REFUSED
 from examples.digits.demo.play import all_serve, variant_words
-from examples.digits.demo.screen import draw_sites
+from examples.digits.demo.screen import draw_gates, draw_sites
 from examples.digits.demo.setting import TEAM_FILES
 from examples.digits.demo.survival import lost_hub
 from examples.digits.demo.times import SHORTENED, read_manifest, shorten
@@ -168,14 +169,35 @@ def test_errors_of_releases_are_added_over_the_sites() -> None:
     assert counts.failed == {"digits--8": 5, "digits--9": 1}
 
 
+def test_the_end_says_what_was_lost_and_which_release_failed() -> None:
+    counts = Counts(1.0, {"berlin": SiteCount(answered=200, right=190, failed={"digits--8": 6}), "austin": SiteCount()})
+    console = Console(width=80, record=True, file=StringIO())
+    print_counts(console, counts)
+    told = (
+        "customers: 200 requests answered at 1 sites (95.0% with the right digit), 0 lost; 8 sites were to serve; digits--8 answered 6 with"
+    )
+    assert console.export_text().startswith(told)
+
+
 def test_evidence_is_told_as_it_moves() -> None:
     gate = {"name": "latency", "kind": "Absolute", "verdict": "Quiet", "requests": 40, "seen": 2, "allowed": "0.4", "bound": "60.0"}
     quiet = Snapshot(runs={"vision/digits-1": _run(gates=[{**gate, "evidence": "0.93"}])})
     loud = Snapshot(runs={"vision/digits-1": _run(gates=[{**gate, "evidence": "3.312"}])})
     assert not any("evidence" in line for line in describe_changes(Snapshot(), quiet))
-    told = "run vision/digits-1: latency 2 of 40 bad, about 0.4 allowed: evidence 3.31, 60 is enough"
-    assert describe_changes(quiet, loud) == [told]
+    assert describe_changes(quiet, loud) == ["run vision/digits-1: latency, 2 of 40 bad: evidence 3.31 of 60"]
     assert describe_changes(loud, loud) == []
+    assert draw_gates(loud).plain == "evidence (60 is enough): latency 3.31"
+    assert draw_gates(Snapshot()).plain == "no evidence from live traffic yet"
+
+
+def test_why_a_run_turned_back_is_told_once() -> None:
+    words = {"reason": "LatencyRegression", "message": "answers slower than 100ms"}
+    rolling = Snapshot(runs={"vision/digits-1": _run(phase="Rolling")})
+    returning = Snapshot(runs={"vision/digits-1": _run(phase="Returning", **words)})
+    ended = Snapshot(runs={"vision/digits-1": _run(phase="Ended", outcome="RolledBack", **words)})
+    assert describe_changes(rolling, returning) == ["run vision/digits-1: going back, LatencyRegression: answers slower than 100ms"]
+    assert describe_changes(returning, ended) == ["run vision/digits-1: RolledBack (LatencyRegression)"]
+    assert describe_changes(rolling, ended) == ["run vision/digits-1: RolledBack (LatencyRegression) answers slower than 100ms"]
 
 
 def test_the_live_view_fits_80_columns(tmp_path: Path) -> None:
