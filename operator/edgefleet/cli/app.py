@@ -1,37 +1,35 @@
 """The command line, put together from one module per noun.
 
-A noun with several verbs is a typer app in `GROUPS`, a single command a function in `COMMANDS`. All of them are imported for
-each command line, so modules keep heavy imports (the hub, the agent) inside their functions.
+A noun with several verbs is a typer app, a single command a function. A command line that names one of them imports that one alone: an
+agent runs for months, and what it never calls would stay in its memory.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Annotated
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Annotated, Any
 
 import typer
 
 from edgefleet import __version__
-from edgefleet.cli import agent, crds, fleet, golden, hub, judge, model, policy, record, rollout, site, status, trust
 from edgefleet.cli.output import EXIT_CODES, CommandFailed
 from edgefleet.oci.errors import RegistryError
 from edgefleet.trust.errors import Rejected
 
 GROUPS = {
-    "model": model.app,
-    "golden": golden.app,
-    "trust": trust.app,
-    "policy": policy.app,
-    "rollout": rollout.app,
-    "judge": judge.app,
-    "fleet": fleet.app,
-    "site": site.app,
-    "gateway": agent.gateway,
+    "model": "model:app",
+    "golden": "golden:app",
+    "trust": "trust:app",
+    "policy": "policy:app",
+    "rollout": "rollout:app",
+    "judge": "judge:app",
+    "fleet": "fleet:app",
+    "site": "site:app",
+    "gateway": "agent:gateway",
 }
-COMMANDS: dict[str, Callable[..., None]] = {"status": status.status, "agent": agent.agent, "hub": hub.hub, "crds": crds.crds}
-
-# What live traffic said of a run is one module, under two nouns.
-rollout.app.command("explain", epilog=EXIT_CODES)(record.explain)
-rollout.app.command("export", epilog=EXIT_CODES)(record.export)
-judge.app.command("replay", epilog=EXIT_CODES)(record.replay)
+COMMANDS = {"status": "status:status", "agent": "agent:agent", "hub": "hub:hub", "crds": "crds:crds"}
+"""Names and where they are found: module of this package, and attribute."""
+VERBS = {"rollout": {"explain": "record:explain", "export": "record:export"}, "judge": {"replay": "record:replay"}}
+"""What live traffic said of a run is one module, under two nouns."""
 
 EXPECTED = (CommandFailed, Rejected, RegistryError)
 """Errors that say all there is to say: one line on stderr, exit code 1. Each has a `reason` and a `message`."""
@@ -43,8 +41,22 @@ def _print_version(asked: bool) -> None:
         raise typer.Exit
 
 
-def make_app() -> typer.Typer:
-    """All commands."""
+def load(name: str) -> Any:
+    """The typer app of a group, or the function of a command."""
+    found = _find({**GROUPS, **COMMANDS}[name])
+    for verb, place in VERBS.get(name, {}).items():
+        if all(known.name != verb for known in found.registered_commands):
+            found.command(verb, epilog=EXIT_CODES)(_find(place))
+    return found
+
+
+def _find(place: str) -> Any:
+    module, _, attribute = place.partition(":")
+    return getattr(import_module(f"edgefleet.cli.{module}"), attribute)
+
+
+def make_app(only: str | None = None) -> typer.Typer:
+    """All commands, or the one that is named."""
     app = typer.Typer(
         name="edgefleet",
         help="Roll signed ML models out to fleets of edge sites, and take them back when they are worse.",
@@ -56,10 +68,12 @@ def make_app() -> typer.Typer:
         pretty_exceptions_enable=False,
     )
     app.callback()(_about)
-    for name, group in GROUPS.items():
-        app.add_typer(group, name=name)
-    for name, command in COMMANDS.items():
-        app.command(name)(command)
+    names = [only] if only in {*GROUPS, *COMMANDS} else [*GROUPS, *COMMANDS]
+    for name in names:
+        if name in GROUPS:
+            app.add_typer(load(name), name=name)
+        else:
+            app.command(name)(load(name))
     return app
 
 
@@ -72,7 +86,7 @@ def _about(
 def run(arguments: Sequence[str]) -> int:
     """Run one command line; its exit code (0 done, 1 refused or failed, 2 wrong usage)."""
     try:
-        make_app()(args=list(arguments), prog_name="edgefleet")
+        make_app(arguments[0] if arguments else None)(args=list(arguments), prog_name="edgefleet")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except EXPECTED as error:

@@ -13,14 +13,14 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-from rich.table import Table
 
 from edgefleet.api.quantities import parse_duration
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 EXIT_CODES = "Exit codes: 0 done, 1 refused or failed (stderr says why), 2 wrong usage."
 
@@ -76,6 +76,9 @@ def print_table(
     columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None, folding: Collection[str] = ()
 ) -> None:
     """A table on stdout, 80 columns wide where stdout is not a terminal. Cells of `folding` columns fold, others stay whole."""
+    from rich.console import Console
+    from rich.table import Table
+
     if title:
         typer.echo(f"\n{title}")
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -129,8 +132,11 @@ def show_size(size: int) -> str:
 
 
 @contextmanager
-def showing_bytes(label: str, total: int) -> Iterator[Progress]:
+def showing_bytes(label: str, total: int) -> Iterator["Progress"]:
     """A progress bar on stderr, only where that is a terminal. Its only task has id 0."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),

@@ -1,13 +1,15 @@
 """The command line as a whole: help that teaches, exit codes, errors on one line."""
 
 import re
+import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
 
 import pytest
 import typer.main
 
-from edgefleet.cli.app import GROUPS, make_app, run
+from edgefleet.cli.app import load, make_app, run
 
 
 @pytest.fixture(autouse=True)
@@ -16,7 +18,7 @@ def no_logins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 NOUNS = ("fleet", "golden", "model", "site", "trust")
-VERBS = [(name, verb) for name in NOUNS for verb in typer.main.get_command(GROUPS[name]).commands]  # type: ignore[attr-defined]
+VERBS = [(name, verb) for name in NOUNS for verb in typer.main.get_command(load(name)).commands]  # type: ignore[attr-defined]
 VERBS += [("rollout", "explain"), ("rollout", "export"), ("judge", "replay")]
 
 
@@ -50,6 +52,14 @@ def test_the_help_for_push_shows_a_recipe_that_is_one(tmp_path: Path, capsys: py
 def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--version"]) == 0
     assert capsys.readouterr().out.strip() == f"edgefleet {metadata.version('edgefleet')}"
+
+
+def test_an_agent_does_not_carry_what_it_never_calls() -> None:
+    """It runs for months beside the model; these are the largest of what other commands need."""
+    code = "import sys; from edgefleet.cli.app import make_app; make_app('agent'); print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60).stdout.split()
+    assert "edgefleet.cli.agent" in loaded
+    assert not {"rich", "kopf", "edgefleet.cli.model", "edgefleet.core.traffic"} & set(loaded)
 
 
 def test_unknown_commands_are_wrong_usage() -> None:
