@@ -146,6 +146,7 @@ class FakeSite:
         status: Answer = {"sequence": spec.sequence, "revision": spec.revision, "since": format_time(now), **answer}
         if active:
             status["active"] = {"revision": active, "version": spec.version, "variant": spec.variant, "since": format_time(now)}
+        status = {field: value for field, value in status.items() if value is not None}
         body = {"metadata": {"name": record.metadata.name, "namespace": record.metadata.namespace}, "status": status}
         await api.apply(SITE_ASSIGNMENTS, body, manager="edgefleet-agent", subresource="status")
 
