@@ -3,6 +3,7 @@
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -30,6 +31,11 @@ async def connecting(kubeconfig: Path | None, context: str | None) -> AsyncItera
             yield api
         except ApiError as error:
             raise CommandFailed(type(error).__name__, error.message) from error
+
+
+def server_now(api: Api) -> datetime:
+    """The time by the API server's clock, as of its last answer: what it and the hub wrote is as old as that says."""
+    return datetime.now(UTC) - timedelta(seconds=api.clock_skew)
 
 
 def _default_kubeconfig() -> Path:

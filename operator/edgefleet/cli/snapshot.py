@@ -11,6 +11,7 @@ from typing import Any
 from edgefleet.api.fleet import EdgeFleet
 from edgefleet.api.meta import SITE_LABEL, site_namespace
 from edgefleet.api.report import LEASE_NAME
+from edgefleet.cli.cluster import server_now
 from edgefleet.core.decisions import FleetDecision
 from edgefleet.core.facts import FleetFacts, FleetKey
 from edgefleet.core.fleet import decide_fleet
@@ -53,7 +54,7 @@ class Snapshot:
             one.inventory.leases.observe(_dated_by_server(body))
         for body in assignments:
             one.inventory.assignments.observe(body)
-        one.now = datetime.now(UTC)
+        one.now = server_now(api)
         return one
 
     async def decide(self, key: FleetKey) -> tuple[FleetFacts, FleetDecision] | None:

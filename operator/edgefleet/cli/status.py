@@ -1,7 +1,7 @@
 """`edgefleet status`: one screen that says what needs a person, since when, and what to do next."""
 
 import asyncio
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +12,7 @@ from edgefleet.api.fleet import EdgeFleet
 from edgefleet.api.meta import SITE_LABEL, format_time, parse_time
 from edgefleet.api.model import EdgeModel
 from edgefleet.api.rollout import ModelRollout
-from edgefleet.cli.cluster import ContextOption, KubeconfigOption, NamespaceOption, connecting
+from edgefleet.cli.cluster import ContextOption, KubeconfigOption, NamespaceOption, connecting, server_now
 from edgefleet.cli.output import Format, FormatOption, print_json, print_note, print_prose, print_table, show_age
 from edgefleet.core.overview import Level, Overview, look_at_fleet, look_at_model, without_echoes
 from edgefleet.kube.client import Api
@@ -50,8 +50,8 @@ async def _status(namespace: str | None, kubeconfig: Path | None, context: str |
         runs = {
             (run.metadata.namespace, run.metadata.name): run for run in map(ModelRollout.parse, await api.list(MODEL_ROLLOUTS, namespace))
         }
-        hub = await _look_at_hub(api)
-    now = datetime.now(UTC)
+        now = server_now(api)
+        hub = await _look_at_hub(api, now)
     fleets = [EdgeFleet.parse(body) for body in bodies]
     found = [(look_at_fleet(fleet, runs.get((fleet.metadata.namespace, fleet.status.rollout)), now), fleet) for fleet in fleets]
     found.sort(key=lambda one: (-one[0].level, one[0].namespace, one[0].name))
@@ -72,7 +72,7 @@ async def _status(namespace: str | None, kubeconfig: Path | None, context: str |
     return int(bool(trouble))
 
 
-async def _look_at_hub(api: Api) -> Overview | None:
+async def _look_at_hub(api: Api, now: datetime) -> Overview | None:
     """Whether a hub renews its own Lease; None if that may not be known, or if there never was one."""
     try:
         leases = await api.list(LEASES, labels=f"{SITE_LABEL}=")
@@ -85,7 +85,7 @@ async def _look_at_hub(api: Api) -> Overview | None:
             "Hub", "", "edgefleet", Level.WRONG, "NeverHeard", "no hub ever ran against this API server", None, "edgefleet hub --help"
         )
     heard = parse_time(newest["renewTime"])
-    if datetime.now(UTC) - heard <= timedelta(seconds=newest["leaseDurationSeconds"]):
+    if now - heard <= timedelta(seconds=newest["leaseDurationSeconds"]):
         return Overview("Hub", "", "edgefleet", Level.FINE, "Heartbeat", "", heard)
     message = f"no hub has renewed its Lease since {format_time(heard)}: what is shown here is from then, and sites keep what they have"
     return Overview("Hub", "", "edgefleet", Level.WRONG, "HeartbeatLost", message, heard, "start `edgefleet hub`, or read its log")
