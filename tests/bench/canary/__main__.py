@@ -35,7 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m tests.bench.canary", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--runs", type=int, default=200, help="simulated releases for each column (default 200)")
+    parser.add_argument("--runs", type=int, default=150, help="simulated releases for each column (default 150)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--write", action="store_true", help=f"write the tables and their pictures into {FOLDER}")
     told = parser.parse_args()
@@ -75,7 +75,7 @@ class Trial:
 
 def _try(condition: Condition, runs: int, seed: int) -> Trial:
     peers: dict[str, list[NDArray[np.int64]]] = {}
-    ours: list[tuple[Stop, Stop]] = []
+    ours: list[tuple[Stop, ...]] = []
     served = []
     for batch in range(0, runs, BATCH):
         fleet = draw_fleets(condition, min(BATCH, runs - batch), seed * 1000 + batch)
@@ -86,7 +86,7 @@ def _try(condition: Condition, runs: int, seed: int) -> Trial:
     stops = {name: np.concatenate(minutes) for name, minutes in peers.items()}
     stops |= {name: np.array([one[index].minute for one in ours]) for index, name in enumerate(OURS)}
     print(f"{condition.name}: {time.process_time():.0f} s", file=sys.stderr)
-    return Trial(condition, stops, [relative for relative, _ in ours], np.concatenate(served))
+    return Trial(condition, stops, [one[0] for one in ours], np.concatenate(served))
 
 
 def _list_false(trials: Sequence[Trial]) -> Rows:

@@ -2,9 +2,10 @@
 others are written after the tools' documents and sources, and see the same minutes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import accumulate
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,8 @@ GROUP = ("all",)
 OLD, NEW = "a" * 64, "b" * 64
 RELATIVE = RelativeGate("errors", 0.25, 0.001)
 ANALYSIS = Analysis(false_rollback_budget="2%")
-"""Two gates, so that the bound is 100: as with five gates and the default budget."""
+ALONE = Analysis(false_rollback_budget="1%")
+"""With two gates, and with one alone, the bound is 100: as with five gates and the default budget."""
 
 
 @dataclass(frozen=True)
@@ -66,20 +68,30 @@ class Site:
     def stream(self, revision: str, minute: int) -> Stream:
         """What the hub knows of it once it was heard until this minute of the run."""
         known = max(0, minute - self._began)
-        last = (self._offset + self._began + known - 1) // 5 - (self._offset + self._began) // 5 if known else -1
-        baseline = {"usual": self.past} if revision == OLD else {"before": self.past}
-        if not self._plain:
-            return Stream(revision, self._first * 300, 1, {self._first * 300: dict(self._records(known, last))}, **baseline)
-        stream = Stream(revision, self._first * 300, 1, {}, **baseline)
-        if known:
-            begin = self._ends[last - 1] if last else 0
-            of = (*self._of_mark[:last], self._answers[known] - self._answers[begin])
-            bad = (*self._bad_of_mark[:last], self._bad[known] - self._bad[begin])
-            marks = self._marks[: last + 1]
-            sums = {"requests": (), "failed": ()} if revision == OLD else {"requests": _sums(of), "failed": _sums(bad)}
-            # A short cut that test_bench_streams_are_those_of_records holds to the records.
-            stream.__dict__["columns"] = Columns(marks, marks, {"requests": of, "failed": bad}, sums, True)
+        if not known or not self._plain:
+            return self.stream_of_records(revision, minute)
+        last = self._last(known)
+        begin = self._ends[last - 1] if last else 0
+        of = (*self._of_mark[:last], self._answers[known] - self._answers[begin])
+        bad = (*self._bad_of_mark[:last], self._bad[known] - self._bad[begin])
+        marks = self._marks[: last + 1]
+        sums = {} if revision == OLD else {"requests": _sums(of), "failed": _sums(bad)}
+        stream = Stream(revision, self._first * 300, 1, {}, **self._past_as(revision))
+        # A short cut: test_bench_streams_are_those_of_records holds it to the records.
+        stream.__dict__["columns"] = Columns(marks, marks, {"requests": of, "failed": bad}, sums, True)
         return stream
+
+    def stream_of_records(self, revision: str, minute: int) -> Stream:
+        """The same, made of the records that the site sends."""
+        known = max(0, minute - self._began)
+        records = dict(self._records(known, self._last(known))) if known else {}
+        return Stream(revision, self._first * 300, 1, {self._first * 300: records}, **self._past_as(revision))
+
+    def _last(self, known: int) -> int:
+        return (self._offset + self._began + known - 1) // 5 - (self._offset + self._began) // 5
+
+    def _past_as(self, revision: str) -> Mapping[str, Any]:
+        return {"usual": self.past} if revision == OLD else {"before": self.past}
 
     def _records(self, known: int, last: int) -> Iterator[tuple[int, HealthCounts]]:
         for index in range(last + 1):
@@ -96,19 +108,19 @@ def _sums(column: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(accumulate(column, initial=0))
 
 
-def judge_ours(fleet: Fleet, run: int, *, analysis: Analysis = ANALYSIS, soak: int = 30, min_requests: int = 500) -> tuple[Stop, Stop]:
+def judge_ours(fleet: Fleet, run: int, *, absolute: bool = True, soak: int = 30, min_requests: int = 500) -> tuple[Stop, ...]:
     """The relative gate of the standard policy, and an absolute one at twice the base rate, at each minute until both have stopped it."""
     condition = fleet.condition
-    gates: list[LiveGate] = [RELATIVE, AbsoluteGate("errors", 2 * condition.base)]
+    gates: list[LiveGate] = [RELATIVE, *([AbsoluteGate("errors", 2 * condition.base)] if absolute else [])]
     offset = run % 5
     sites = [Site(fleet, run, site, offset) for site in range(condition.sites + condition.controls)]
     canaries, others = sites[: condition.sites], sites[condition.sites :]
-    stops = [Stop(), Stop()]
+    stops = [Stop() for _ in gates]
     for minute in range(1, MINUTES + 1):
         heard = [int(fleet.heard[run, index, minute]) for index in range(condition.sites)]
         verdicts = judge_gates(
             gates,
-            analysis,
+            ANALYSIS if absolute else ALONE,
             watched=[
                 Watched(f"w{index:03}", GROUP, one.stream(NEW, known))
                 for index, (one, known) in enumerate(zip(canaries, heard, strict=True))
@@ -123,7 +135,7 @@ def judge_ours(fleet: Fleet, run: int, *, analysis: Analysis = ANALYSIS, soak: i
         stops = [_follow(stop, verdict, minute, passes) for stop, verdict in zip(stops, verdicts, strict=True)]
         if all(stop.minute < NEVER for stop in stops):
             break
-    return stops[0], stops[1]
+    return tuple(stops)
 
 
 def judge_waves(fleet: Fleet, run: int, sizes: tuple[int, ...], minutes_each: int) -> Stop:
@@ -136,7 +148,7 @@ def judge_waves(fleet: Fleet, run: int, sizes: tuple[int, ...], minutes_each: in
     for minute in range(1, MINUTES + 1):
         (verdict,) = judge_gates(
             [RELATIVE],
-            ANALYSIS.model_copy(update={"false_rollback_budget": "1%"}),
+            ALONE,
             watched=[
                 Watched(f"w{index:03}", GROUP, one.stream(NEW, minute)) for index, (start, one) in enumerate(canaries) if start < minute
             ],

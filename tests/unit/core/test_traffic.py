@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgefleet.api.model import Slo
 from edgefleet.api.policy import Analysis
 from edgefleet.api.report import HealthBaseline, HealthCounts, HealthEpoch, HealthReport
 from edgefleet.core.gates import AbsoluteGate, LiveGate, RelativeGate
@@ -19,6 +20,7 @@ NOW = 6_000_000
 OLD, NEW = "a" * 64, "b" * 64
 ABSOLUTE, RELATIVE = AbsoluteGate("errors", 0.01), RelativeGate("errors", 0.25, 0.001)
 ANALYSIS = Analysis()
+SLO = Slo(error_rate="1%")
 PAST = HealthBaseline(1_000_000, 5_000, 10_000, 1_000_000, 20_000)
 GROUP = ("eu",)
 
