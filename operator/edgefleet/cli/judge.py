@@ -21,7 +21,7 @@ NOTE_EVERY = 20
 NO_LIMIT = 1.0
 
 
-@app.command("simulate")
+@app.command("simulate", epilog=EXIT_CODES)
 def simulate_policy(
     policy: Annotated[str, typer.Argument(help="A RolloutPolicy in a YAML file, or `standard`: the built-in one.")] = "standard",
     sites: Annotated[int, typer.Option(help="Sites of the fleet.", min=1, max=10_000)] = 30,

@@ -154,6 +154,7 @@ class Look:
         self.minimum = analysis.controls.min
         self.shape = shape_of(float(analysis.site_spread))
         self.first_release = first_release
+        self._around: dict[tuple[Group, Metric, Edge], _Surroundings] = {}  # for both gates on a metric
         in_force = sum(not gate.dry_run for gate in gates if isinstance(gate, AbsoluteGate) or not first_release)
         self.bound = max(1, in_force) / parse_percent(analysis.false_rollback_budget)
 
@@ -193,15 +194,14 @@ class Look:
         past = {edge: self._pool(shown, gate.metric, edge) for edge in {_edge(one.stream, gate.metric) for one in shown}}
         if isinstance(gate, RelativeGate) and None in past.values():
             return None
-        around = {
-            (group, edge): self._look_around(group, gate.metric, edge, past[edge])
-            for group, edge in {(one.group, _edge(one.stream, gate.metric)) for one in shown}
-        }
         rows = []
         for one in shown:
             edge = _edge(one.stream, gate.metric)
             usual = _usual(one.stream.before, gate.metric, past[edge])
-            near = around[one.group, edge]
+            key = (one.group, gate.metric, edge)
+            if key not in self._around:
+                self._around[key] = self._look_around(*key, past[edge])
+            near = self._around[key]
             if isinstance(gate, AbsoluteGate):
                 rows.append(_read_absolute(one, gate, usual, near, self.minimum))
             else:
