@@ -11,7 +11,6 @@ import json
 import zlib
 from collections import defaultdict
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
 from edgefleet.api.meta import FLEET_LABEL
@@ -102,9 +101,10 @@ async def fetch_plan(api: Api, namespace: str, ref: PlanRef) -> tuple[PlannedSit
     return decode_plan(ref, [base64.b64decode((body.get("binaryData") or {}).get(ENTRY, "")) for body in bodies])
 
 
-async def settle_leftovers(api: Api) -> int:
+async def settle_leftovers(api: Api, *, looks: int = 3) -> int:
     """What a hub that died left behind: each run that lacks it becomes an owner of its plan, and plans without a run are deleted; returns
-    how many of these. An equal plan of an older run has an owner already, and would go with it."""
+    how many of these. An equal plan of an older run has an owner already, and would go with it. What changes meanwhile is looked at again,
+    at most `looks` times; the next start settles the rest."""
     plans = [body["metadata"] for body in await api.list(CONFIG_MAPS, labels=PLAN_LABEL)]
     if not plans:
         return 0
@@ -112,17 +112,18 @@ async def settle_leftovers(api: Api) -> int:
     runs = defaultdict(list)
     for run in await api.list(MODEL_ROLLOUTS):
         runs[run["metadata"]["namespace"], run["spec"]["plan"]["hash"][:16]].append(_owner(run))
-    gone = 0
+    gone, changed = 0, False
     for meta in plans:
         owners = meta.get("ownerReferences") or []
         known = {owner["uid"] for owner in owners}
         lacking = [owner for owner in runs[meta["namespace"], meta["labels"][PLAN_LABEL]] if owner["uid"] not in known]
-        # One that went, or was changed, since it was listed is not ours to settle any more.
-        with suppress(Conflict, NotFound):
+        try:
             if lacking:
                 body = {"metadata": {"ownerReferences": [*owners, *lacking], "resourceVersion": meta["resourceVersion"]}}
                 await api.patch(CONFIG_MAPS, meta["name"], meta["namespace"], body)
             elif not owners:
                 await api.delete(CONFIG_MAPS, meta["name"], meta["namespace"], uid=meta["uid"])
                 gone += 1
-    return gone
+        except (Conflict, NotFound):
+            changed = True
+    return gone + await settle_leftovers(api, looks=looks - 1) if changed and looks > 1 else gone
