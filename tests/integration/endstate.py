@@ -73,7 +73,9 @@ def _fleet_state(body: dict[str, Any]) -> dict[str, Any]:
 
 def _run_state(body: dict[str, Any]) -> dict[str, Any]:
     status = body.get("status", {})
-    kept = {key: status[key] for key in ("phase", "outcome", "reason", "waitingFor", "sites") if status.get(key)}
+    kept = {key: status[key] for key in ("phase", "outcome", "reason", "waitingFor") if status.get(key)}
+    # How many sites were heard of late is true of the moment in which the run ended.
+    kept["sites"] = {name: count for name, count in status.get("sites", {}).items() if name != "unreachable"}
     if status.get("waitingFor"):
         kept["since"] = bool(status.get("since"))
     waves = [[wave["name"], "openedAt" in wave, "passedAt" in wave] for wave in status.get("waves", ())]

@@ -212,14 +212,21 @@ def list_kills(scenario: str, entries: Iterable[Entry], functions: Mapping[str, 
 
 
 def list_answers(scenario: str, entries: Iterable[Entry], functions: Mapping[str, str], only: Iterable[str] | None = None) -> list[Point]:
-    """Every wrong answer to the first and the last write from each place; none of site b, whose agent is site a's."""
-    found = []
-    for (actor, server, caller), count in _count_writes(entries, functions).items():
+    """Every wrong answer to the first and the last write from each place; none of site b, whose agent is site a's. A conflict is answered
+    only where the server may find one: to what makes, deletes, or names the version that it changes."""
+    kept, found = list(entries), []
+    conflicting = {entry.caller for entry in kept if entry.is_write and _may_conflict(entry)}
+    for (actor, server, caller), count in _count_writes(kept, functions).items():
         if actor != "agent-b" and (only is None or caller in only):
             for nth, (what, when, code) in product(sorted({1, count}), ANSWERS):
-                knobs = IMPATIENT if what == "hang" else PATIENT
-                found.append(Point(scenario, (WriteFault(actor, server, caller, nth, what, when, code),), knobs))
+                if code != 409 or caller in conflicting:
+                    knobs = IMPATIENT if what == "hang" else PATIENT
+                    found.append(Point(scenario, (WriteFault(actor, server, caller, nth, what, when, code),), knobs))
     return found
+
+
+def _may_conflict(entry: Entry) -> bool:
+    return entry.method in ("POST", "DELETE") or "resourceVersion" in (entry.body.get("metadata") or {})
 
 
 def list_cuts(scenario: str, entries: Iterable[Entry]) -> list[Point]:

@@ -141,6 +141,7 @@ def _run_child(order: dict[str, Any]) -> None:
             client.REQUEST_TIMEOUT = client.aiohttp.ClientTimeout(total=knobs.request, connect=knobs.request)
         if knobs.silence:
             client.WATCH_SILENCE_SECONDS = knobs.silence  # type: ignore[assignment]
+            _shorten_kopf(knobs.silence)
         if knobs.mutant:
             module, _, function = knobs.mutant.partition(":")
             getattr(importlib.import_module(module), function)()
@@ -154,6 +155,18 @@ def _run_child(order: dict[str, Any]) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def _shorten_kopf(silence: float) -> None:
+    process = importlib.import_module("edgefleet.hub.process")
+    plain = process.make_settings
+
+    def make_settings() -> Any:
+        settings = plain()
+        settings.watching.inactivity_timeout = silence
+        return settings
+
+    process.make_settings = make_settings  # type: ignore[attr-defined]
 
 
 def _say(**what: int) -> None:

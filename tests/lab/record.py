@@ -164,9 +164,11 @@ def read_case(entries: Sequence[Entry]) -> Case:
     case = Case(list(entries), accepted_writes(list(entries)))
     chunks: dict[str, dict[str, int]] = {}
     for entry in case.writes:
+        # A plan that was lost on its way is written once more after its run.
+        if (entry.resource, entry.server) == ("configmaps", "hub"):
+            _read_chunk(entry, chunks)
+    for entry in case.writes:
         match (entry.resource, entry.subresource, entry.server):
-            case ("configmaps", "", "hub"):
-                _read_chunk(entry, chunks)
             case ("modelrollouts", "", "hub") if entry.method == "POST":
                 _read_run(case, entry, chunks)
             case ("modelrollouts", "", "hub"):
