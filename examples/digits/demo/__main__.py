@@ -52,7 +52,7 @@ GET = "kubectl get edgefleets,modelrollouts,edgesites,siteassignments -A"
 def main() -> None:
     """Parse the command line, play, clean up."""
     parser = argparse.ArgumentParser(prog="python -m examples.digits.demo", description=__doc__)
-    parser.add_argument("--acts", choices=ACTS, default="standard", help="`all` plays acts 8 to 10 too (about 9 minutes)")
+    parser.add_argument("--acts", choices=ACTS, default="standard", help="`all` plays acts 8 to 10 too")
     parser.add_argument("--keep", action="store_true", help="leave everything running at the end, until Ctrl-C")
     parser.add_argument("--verbose", action="store_true", help="show what kubectl says after each act")
     parser.add_argument("--down", action="store_true", help="only end what a killed demo left running")
