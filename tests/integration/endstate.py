@@ -40,6 +40,12 @@ async def read_state(fleet: "TenSecondFleet") -> dict[str, Any]:
     return found
 
 
+def is_tidy(state: dict[str, Any]) -> bool:
+    """Whether each site's model server holds what the gateway routes to, and nothing that is to be unloaded yet."""
+    sites = state["sites"].values()
+    return all(site["loaded"] == sorted(f"{model}--{revision[:8]}" for model, revision in site["routes"].items()) for site in sites)
+
+
 async def _read_site(fleet: "TenSecondFleet", letter: str) -> dict[str, Any]:
     namespace, name = f"edgesite-{fleet.site(letter)}", f"{fleet.team}.{FLEET}"
     found: dict[str, Any] = {}

@@ -41,7 +41,7 @@ from edgefleet.site.agent import gateway_folder
 from edgefleet.site.gateway_process import GatewayProcess
 from edgefleet.trust.bundle import Publisher, make_bundle, make_root
 from edgefleet.trust.keys import PrivateKey
-from tests.integration.endstate import FLEET, read_state
+from tests.integration.endstate import FLEET, is_tidy, read_state
 from tests.integration.ground import MODEL, Actor, Ground, Lane, tensor
 from tests.lab.checker import Final
 from tests.lab.fakeruntime import FakeRuntime
@@ -296,7 +296,8 @@ class TenSecondFleet:
     # ---- the end
 
     async def settle(self, undisturbed: dict[str, Any] | None, limit: float = 12) -> Final:
-        """Wait until nothing is written any more but heartbeats, and the state is the one wanted, if it gets there; then read it."""
+        """Wait until nothing is written any more but heartbeats, model servers hold only what is served, and the state is the one wanted,
+        if it gets there; then read it."""
         deadline = time.monotonic() + limit
         while True:
             quiet = all(
@@ -305,7 +306,7 @@ class TenSecondFleet:
                 if entry.is_write and entry.resource not in ("leases", "rolloutpolicies")
             )
             state = await read_state(self) if quiet else {}
-            if (quiet and undisturbed in (None, state)) or time.monotonic() > deadline:
+            if (quiet and is_tidy(state) and undisturbed in (None, state)) or time.monotonic() > deadline:
                 logs = {name: actor.log.read_text() for name, actor in self.actors.items() if actor.log.exists()}
                 return Final(logs, state or await read_state(self), undisturbed)
             await asyncio.sleep(0.2)
