@@ -57,7 +57,9 @@ def main() -> None:
     print(text)
     if told.write:
         for name, (title, columns, rows) in tables.items():
-            FOLDER.joinpath(f"{name}.svg").write_text(draw_table(title, columns, list(rows.items()), bad=name == "false-rollbacks"))
+            FOLDER.joinpath(f"{name}.svg").write_text(
+                draw_table(title, columns, list(rows.items()), bad={"healthy", *(one.name for one in HEALTHY)})
+            )
         readme = FOLDER / "README.md"
         readme.write_text(f"{readme.read_text().split(MARK)[0]}{MARK}\n\n{text}")
 

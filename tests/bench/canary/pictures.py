@@ -1,13 +1,13 @@
 """A table as a picture: cells coloured by a share from 0 to 1, as SVG that needs no font or script."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from xml.sax.saxutils import escape
 
 ROW, LABEL, CELL, HEAD = 26, 230, 96, 58
 
 
-def draw_table(title: str, columns: Sequence[str], rows: Sequence[tuple[str, Sequence[tuple[float, str]]]], *, bad: bool) -> str:
-    """`rows`: a label, and for each column a share and what is written on it. `bad`: a high share is a bad one."""
+def draw_table(title: str, columns: Sequence[str], rows: Sequence[tuple[str, Sequence[tuple[float, str]]]], *, bad: Collection[str]) -> str:
+    """`rows`: a label, and for each column a share and what is written on it. `bad`: the columns in which a high share is a bad one."""
     width, height = LABEL + CELL * len(columns) + 10, HEAD + ROW * len(rows) + 40
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}"'
@@ -23,7 +23,9 @@ def draw_table(title: str, columns: Sequence[str], rows: Sequence[tuple[str, Seq
         parts.append(f'<text x="8" y="{top + 17}" fill="#222222"{weight}>{escape(label)}</text>')
         for number, (share, text) in enumerate(cells):
             left = LABEL + CELL * number
-            parts.append(f'<rect x="{left}" y="{top}" width="{CELL - 2}" height="{ROW - 2}" fill="{_colour(share, bad)}"/>')
+            parts.append(
+                f'<rect x="{left}" y="{top}" width="{CELL - 2}" height="{ROW - 2}" fill="{_colour(share, columns[number] in bad)}"/>'
+            )
             parts.append(_text(left + CELL / 2 - 1, top + 17, text))
     return "\n".join([*parts, "</svg>", ""])
 
