@@ -226,7 +226,7 @@ class Look:
             if delivers(stream, metric) and _edge(stream, metric) == edge and not stream.skewed
         ]
         # Clocks may be half a mark off.
-        return _Surroundings.of(near, metric, fleet_rate, self.stakes[0] - 1, self.now + 1)
+        return _Surroundings.of(near, metric, fleet_rate, self.stakes[0] - 1, self.now + 1, self.minimum)
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,16 +287,18 @@ class Row:
 @dataclass(frozen=True, slots=True)
 class _Surroundings:
     """What the controls of one group showed, by mark from `first` on. `bad` and `expected` are running sums with one entry more, `shift` is
-    that of each single mark, `heard` says how many controls had traffic in it."""
+    that of each single mark, `raised` the same where it raises what an absolute gate allows; `heard` says how many controls had traffic."""
 
     first: int
     bad: Sequence[float]
     expected: Sequence[float]
     shift: Sequence[float]
+    raised: Sequence[float]
     heard: Sequence[int]
+    minimum: int
 
     @classmethod
-    def of(cls, near: Sequence[Stream], metric: Metric, fleet_rate: float | None, first: int, last: int) -> "_Surroundings":
+    def of(cls, near: Sequence[Stream], metric: Metric, fleet_rate: float | None, first: int, last: int, minimum: int) -> "_Surroundings":
         """From the streams of the controls, in a fixed order. Events of a span that is wider than a mark are spread over it; of one wider
         than an hour nobody knows what belongs where."""
         of_name, bad_name, _ = COUNTED[metric]
@@ -325,15 +327,18 @@ class _Surroundings:
                         expected[place] += rate * of / width
                         heard[place] += 1
         shift = [(count + 1) / (of + 1) for count, of in zip(bad, expected, strict=True)]
-        return cls(first, tuple(accumulate(bad, initial=0.0)), tuple(accumulate(expected, initial=0.0)), shift, heard)
+        raised = [_raise(moved, count, minimum) for moved, count in zip(shift, heard, strict=True)]
+        return cls(first, tuple(accumulate(bad, initial=0.0)), tuple(accumulate(expected, initial=0.0)), shift, raised, heard, minimum)
 
-    def move_all(self, columns: Columns) -> tuple[Sequence[float], Sequence[int]]:
-        """The shift over each span, and the number of controls heard in it."""
+    def move_all(self, columns: Columns) -> tuple[Sequence[float], Sequence[float], Sequence[int]]:
+        """The shift over each span, the same where it raises what is allowed, and the number of controls heard."""
         low = columns.first[0] - self.first if columns.first else 0
         if columns.gapless and low >= 0 and low + len(columns.first) <= len(self.heard):
-            return self.shift[low : low + len(columns.first)], self.heard[low : low + len(columns.first)]
+            part = slice(low, low + len(columns.first))
+            return self.shift[part], self.raised[part], self.heard[part]
         moves = list(map(self.move, columns.first, columns.last))
-        return [shift for shift, _ in moves], [count for _, count in moves]
+        raised = [_raise(shift, count, self.minimum) for shift, count in moves]
+        return [shift for shift, _ in moves], raised, [count for _, count in moves]
 
     def move(self, begin: int, end: int) -> tuple[float, int]:
         """The shift over these marks (bad over expected events, each with one imagined), and the smallest number of controls heard."""
@@ -354,10 +359,9 @@ def _read_absolute(one: Watched, gate: AbsoluteGate, usual: float, around: _Surr
     of: Sequence[float] = columns.sums[of_name]
     moved, heard = of, 0
     if usual and not one.stream.skewed:
-        shifts, heard_in = around.move_all(columns)
+        _, raised, heard_in = around.move_all(columns)
         heard = max(heard_in, default=0)
         if heard >= minimum:
-            raised = [shift if shift > 1 and count >= minimum else 1.0 for shift, count in zip(shifts, heard_in, strict=True)]
             moved = tuple(accumulate(map(mul, columns.counts[of_name], raised), initial=0.0))
     return Row(
         one.site, burst, columns.first, columns.sums[of_name], columns.sums[bad_name], moved, TOLERANCE * usual, 0.0, gate.limit, heard
@@ -370,8 +374,8 @@ def _read_relative(one: Watched, gate: RelativeGate, usual: float, around: _Surr
     burst = _burst(one.stream, gate.metric)
     shares = (usual * (1 + gate.max_increase), usual, gate.min_increase)
     # Nobody knows what the controls showed in the same minutes if the site's minutes are wrong.
-    nobody = (len(columns.first) * [1.0], len(columns.first) * [0])
-    shifts, heard_in = nobody if one.stream.skewed else around.move_all(columns)
+    nobody: tuple[list[float], list[float], list[int]] = (len(columns.first) * [1.0], [], len(columns.first) * [0])
+    shifts, _, heard_in = nobody if one.stream.skewed else around.move_all(columns)
     of, bad, heard = columns.counts[of_name], columns.counts[bad_name], max(heard_in, default=0)
     if min(heard_in, default=minimum) >= minimum:
         moved = tuple(accumulate(map(mul, of, shifts), initial=0.0))
@@ -391,6 +395,10 @@ def _read_relative(one: Watched, gate: RelativeGate, usual: float, around: _Surr
         heard,
         unsure,
     )
+
+
+def _raise(shift: float, heard: int, minimum: int) -> float:
+    return shift if shift > 1 and heard >= minimum else 1.0
 
 
 def _usual(baseline: HealthBaseline | None, metric: Metric, fleet_rate: float | None) -> float:
