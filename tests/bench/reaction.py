@@ -19,6 +19,7 @@ from typing import Any
 
 from edgefleet.api.assignment import SiteAssignmentSpec, SiteAssignmentStatus
 from edgefleet.api.meta import format_time, site_namespace
+from edgefleet.api.report import HealthReport, health_annotation
 from edgefleet.kube.client import Api
 from edgefleet.kube.resources import LEASES, MODEL_ROLLOUTS, ROLLOUT_POLICIES, SITE_ASSIGNMENTS
 from edgefleet.kube.watch import Key, ListWatch, Record
@@ -44,11 +45,12 @@ class AssignmentRecord(Record):
 
 @dataclass
 class Observer:
-    """What happened when, by one clock. `said`: (moment, site, state, version); `told`: (moment, site, version); `renewed`: by site."""
+    """What happened when, by one clock. `said`: (moment, site, state, version); `told`: (moment, site, version); `renewed`:
+    (moment, site, annotations)."""
 
     said: list[tuple[float, str, str, int]] = field(default_factory=list)
     told: list[tuple[float, str, str]] = field(default_factory=list)
-    renewed: list[tuple[float, str]] = field(default_factory=list)
+    renewed: list[tuple[float, str, dict[str, str]]] = field(default_factory=list)
 
     def assignment(self, key: Key, old: AssignmentRecord | None, new: AssignmentRecord | None) -> None:
         """See ListWatch."""
@@ -62,7 +64,8 @@ class Observer:
 
     def lease(self, key: Key, old: Record | None, new: Record | None) -> None:
         """See ListWatch."""
-        self.renewed.append((time.monotonic(), key[0].removeprefix("edgesite-")))
+        if new is not None:
+            self.renewed.append((time.monotonic(), key[0].removeprefix("edgesite-"), dict(new.metadata.annotations)))
 
 
 class Bench:
@@ -94,12 +97,12 @@ class Bench:
         await self._world.until("the canary runs it", lambda: self._run_it(version, 1))
         await asyncio.sleep(3)  # so much traffic is to prove it
         (canary,) = self._running(version)
-        flipped = time.monotonic()
         for site in self._sites.sites.values():
             assert site.traffic is not None
             site.traffic.failed[version] = 1.0
         await self._world.until_ended(self._number, "RolledBack")
-        began = next(at for at, site in self._observer.renewed if site == canary and at > flipped)
+        key = health_annotation(f"{self._world.team}/plants")
+        began = next(at for at, site, notes in self._observer.renewed if site == canary and _has_failures(notes.get(key)))
         return self._last_return(began, 1) - began
 
     async def _release(self) -> str:
@@ -129,6 +132,13 @@ class Bench:
         returns = [at for at, _, version in self._observer.told if version == "1" and at > after]
         assert len(returns) == count, f"{len(returns)} sites were sent back, {count} were exposed"
         return max(returns)
+
+
+def _has_failures(text: str | None) -> bool:
+    """Whether a health report tells of requests that failed: the Lease before was put together before they did."""
+    if text is None:
+        return False
+    return any(record[2] for epoch in HealthReport.model_validate_json(text).epochs for record in epoch.records)
 
 
 async def measure(lab: Lab, folder: Path, trials: int) -> dict[str, list[float]]:
