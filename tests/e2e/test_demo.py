@@ -16,7 +16,7 @@ import pytest
 REPOSITORY = Path(__file__).parents[2]
 ACTS = os.environ.get("EDGEFLEET_DEMO_ACTS", "standard")
 PLAYED = {"standard": range(1, 8), "all": range(1, 11)}[ACTS]
-LIMIT = {"standard": 480.0, "all": 900.0}[ACTS]  # seconds for the acts, once the lab is built
+LIMIT = {"standard": 900.0, "all": 1500.0}[ACTS]  # seconds for the acts, once the lab is built
 BUILD = 1800.0  # seconds to build the lab where no other test did
 CLEANUP = 60.0
 

@@ -9,7 +9,7 @@ from edgefleet.kube.resources import CONFIG_MAPS, EDGE_FLEETS, EDGE_SITES, MODEL
 from tests.integration.fakesites import FakeSites, FakeTraffic
 from tests.integration.world import POLICY, World, versions
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(240)
 
 SLO = {"latency": {"le": "50ms", "share": "99%"}, "errorRate": "1%"}
 SOAKING = {**POLICY, "soak": {"min": "6s", "max": "1h", "minRequests": 100}}

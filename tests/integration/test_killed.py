@@ -74,7 +74,7 @@ def releases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Releases]:
         yield made
 
 
-@pytest.mark.timeout(4 * 3600 if ALL else 600)
+@pytest.mark.timeout(4 * 3600 if ALL else 1500)
 async def test_killed_or_cut_anywhere_it_comes_to_the_same_end(lanes: Lanes, releases: Releases, tmp_path: Path) -> None:
     lab, hubs = lanes
     async with open_ground(lab, hubs, releases, tmp_path) as ground:
