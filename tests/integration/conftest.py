@@ -1,6 +1,6 @@
-"""Fixtures that several files here share: a hub with its team, and fake sites."""
+"""Fixtures that several files here share: a hub with its team and fake sites; the clusters and the model server of a real site."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -8,10 +8,12 @@ import pytest
 from edgefleet.kube.client import Api
 from edgefleet.kube.resources import EDGE_SITES, NAMESPACES
 from tests.integration.fakesites import FakeSites
+from tests.integration.site_rig import start_tiny_server
 from tests.integration.world import World
 from tests.lab.cluster import Cluster, Lab
-from tests.lab.installed import install_hub
+from tests.lab.installed import install_hub, install_site
 from tests.lab.registry import Registry
+from tests.lab.server import ModelServer, ServerEnvironment
 
 
 @pytest.fixture(scope="module")
@@ -38,3 +40,19 @@ async def world(lab: Lab, hub_cluster: Cluster, registry: Registry, tmp_path: Pa
 async def sites(world: World) -> AsyncIterator[FakeSites]:
     async with FakeSites(world.lab, world.hub_key.public) as fakes:
         yield fakes
+
+
+@pytest.fixture(scope="module")
+def model_server(server_env: ServerEnvironment, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelServer]:
+    """One MLServer for all tests of a file; each has a model name of its own."""
+    server = start_tiny_server(server_env, tmp_path_factory.mktemp("server"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def kinds(lab: Lab) -> Lab:
+    """The kinds, rights and admission policies at the hub, and SiteAssignment at the site's cluster."""
+    install_hub(lab.hub)
+    install_site(lab.sites["east"])
+    return lab

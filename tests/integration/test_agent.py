@@ -5,7 +5,7 @@ import itertools
 import os
 import signal
 import urllib.request
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -30,31 +30,13 @@ from tests.integration.site_rig import (
     count_writes,
     grant,
     open_rig,
-    start_tiny_server,
     wait_until,
 )
 from tests.lab.cluster import Lab
-from tests.lab.installed import install_hub, install_site
 from tests.lab.registry import Fault, Registry, Request
-from tests.lab.server import ModelServer, ServerEnvironment
+from tests.lab.server import ModelServer
 
 _names = itertools.count(1)
-
-
-@pytest.fixture(scope="module")
-def model_server(server_env: ServerEnvironment, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelServer]:
-    """One MLServer for all tests here; each has a model name of its own."""
-    server = start_tiny_server(server_env, tmp_path_factory.mktemp("server"))
-    yield server
-    server.stop()
-
-
-@pytest.fixture(scope="module")
-def kinds(lab: Lab) -> Lab:
-    """The kinds, rights and admission policies at the hub, and SiteAssignment at the site's cluster."""
-    install_hub(lab.hub)
-    install_site(lab.sites["east"])
-    return lab
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import socket
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,12 +31,11 @@ from edgefleet.site.state import StateFile
 from edgefleet.site.telemetry.events import Edges, Events
 from edgefleet.site.telemetry.ledger import decode, encode
 from edgefleet.site.telemetry.meter import Meter
-from tests.integration.site_rig import FLEET, Cable, Rig, count_writes, open_rig, start_tiny_server, wait_until
+from tests.integration.site_rig import FLEET, Cable, Rig, count_writes, open_rig, wait_until
 from tests.lab.cluster import Lab
-from tests.lab.installed import install_hub, install_site
 from tests.lab.processes import free_ports, stop_processes
 from tests.lab.registry import Registry
-from tests.lab.server import ModelServer, ServerEnvironment
+from tests.lab.server import ModelServer
 
 A, B = "a" * 64, "b" * 64
 START = 1_790_000_100.0
@@ -305,22 +304,6 @@ async def back(place: Place, old: int) -> bool:
 
 
 # ---- the whole agent
-
-
-@pytest.fixture(scope="module")
-def model_server(server_env: ServerEnvironment, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelServer]:
-    """One MLServer for all tests here; each has a model name of its own."""
-    running = start_tiny_server(server_env, tmp_path_factory.mktemp("server"))
-    yield running
-    running.stop()
-
-
-@pytest.fixture(scope="module")
-def kinds(lab: Lab) -> Lab:
-    """The kinds, rights and admission policies at the hub, and SiteAssignment at the site's cluster."""
-    install_hub(lab.hub)
-    install_site(lab.sites["east"])
-    return lab
 
 
 @pytest.fixture
