@@ -70,8 +70,7 @@ def find_tracked(run: RunFacts, sites: Mapping[str, SiteFacts]) -> frozenset[str
     """The sites whose reports matter for this run: those that were told to run its revision, and the controls. None without gates."""
     if not plan_gates(run.revision.slo, run.policy.analysis):
         return frozenset()
-    exposed = {one.site for one in run.plan if one.site in sites and exposed_to(sites[one.site], run.revision.hash)}
-    return frozenset(exposed | draw_controls(run, sites))
+    return frozenset(site.name for site in _find_exposed(run, sites)) | draw_controls(run, sites)
 
 
 def plan_case(run: RunFacts, sites: Mapping[str, SiteFacts], fleet: FleetFacts, now: datetime) -> Case | None:
@@ -79,11 +78,11 @@ def plan_case(run: RunFacts, sites: Mapping[str, SiteFacts], fleet: FleetFacts, 
     if not plan_gates(run.revision.slo, run.policy.analysis):
         return None
     controls = run.policy.analysis.controls
-    watched = {}
-    for planned in run.plan:
-        site = sites.get(planned.site)
-        if site is not None and site.assignment is not None and exposed_to(site, run.revision.hash):
-            watched[site.name] = Member(group=group_of(site, controls), sequence=site.assignment.sequence)
+    watched = {
+        site.name: Member(group=group_of(site, controls), sequence=site.assignment.sequence)
+        for site in _find_exposed(run, sites)
+        if site.assignment is not None
+    }
     return Case(
         run=run.name,
         revision=run.revision.hash,
@@ -95,6 +94,11 @@ def plan_case(run: RunFacts, sites: Mapping[str, SiteFacts], fleet: FleetFacts, 
         watched=watched,
         controls={name: Member(group=group_of(sites[name], controls)) for name in sorted(draw_controls(run, sites))},
     )
+
+
+def _find_exposed(run: RunFacts, sites: Mapping[str, SiteFacts]) -> list[SiteFacts]:
+    """The planned sites that were told to run the run's revision, in plan order."""
+    return [sites[one.site] for one in run.plan if one.site in sites and exposed_to(sites[one.site], run.revision.hash)]
 
 
 def find_watched(case: Case, streams: Streams) -> dict[str, Stream]:
