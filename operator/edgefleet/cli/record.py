@@ -249,6 +249,8 @@ def _describe_outlook(outlook: Outlook) -> str:
     if outlook.more_bad is None:
         return "nothing: so few sites cannot prove that much, however bad it is"
     twice, four = map(_describe_minutes, (outlook.minutes_if_twice, outlook.minutes_if_four_times))
+    if outlook.young:
+        return f"{outlook.more_bad} more bad answers now would make it {outlook.would}; how long that takes is known after 5 minutes"
     return (
         f"{outlook.more_bad} more bad answers now would make it {outlook.would}; at today's {outlook.per_minute:.3g} answers a minute that"
         f" takes {twice} if it is twice as bad as allowed, {four} if four times"
@@ -274,10 +276,11 @@ def _show(verdict: GateVerdict, outlook: Outlook | None, case: Case) -> dict[str
         if outlook is None
         else {
             "would": outlook.would,
-            "answersPerMinute": outlook.per_minute,
             "moreBad": outlook.more_bad,
-            "minutesIfTwiceAsBad": outlook.minutes_if_twice,
-            "minutesIfFourTimesAsBad": outlook.minutes_if_four_times,
+            # Of a rate that was taken over a few seconds nothing is told, rather than something wrong.
+            "answersPerMinute": None if outlook.young else outlook.per_minute,
+            "minutesIfTwiceAsBad": None if outlook.young else outlook.minutes_if_twice,
+            "minutesIfFourTimesAsBad": None if outlook.young else outlook.minutes_if_four_times,
         },
     }
 

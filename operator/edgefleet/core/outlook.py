@@ -22,6 +22,7 @@ class Outlook:
     `would`: what the gate will say when the bound is reached. `more_bad`: so many more bad answers, spread as the traffic is, reach it;
     0 if it is reached. `minutes_if_twice`, `minutes_if_four_times`: how long until then, if from now on the revision is that many times
     as bad as allowed. None: not within a week, as there is no traffic or so few sites cannot prove so little.
+    `young`: the first 5 minutes are not over. Reports have no finer marks, so `per_minute` may be far too low and the times too long.
     """
 
     gate: LiveGate
@@ -30,6 +31,7 @@ class Outlook:
     more_bad: int | None
     minutes_if_twice: int | None
     minutes_if_four_times: int | None
+    young: bool = False
 
 
 def explain_gates(
@@ -72,6 +74,7 @@ def _foresee(gate: LiveGate, look: Look, rows: Sequence[Row]) -> Outlook:
         _smallest(lambda bad: reached([(bad * answers / per_minute, 0.0) for answers, _ in rates]), MOST_BAD) if per_minute else None,
         _smallest(lambda minutes: after(minutes, 2.0), LONGEST_MINUTES),
         _smallest(lambda minutes: after(minutes, 4.0), LONGEST_MINUTES),
+        young={first for row in rows for first in row.begins} == {look.now},
     )
 
 

@@ -62,3 +62,14 @@ def test_without_controls_it_can_only_hold() -> None:
 
 def test_a_gate_that_does_not_apply_has_no_outlook() -> None:
     assert explain_gates([RELATIVE], ANALYSIS, watched=watched(CALM), controls=(), opened=[NOW], now=NOW, first_release=True) == ()
+
+
+def test_in_its_first_five_minutes_a_rate_is_not_known() -> None:
+    def young(marks: int) -> bool:
+        (outlook,) = explain_gates(
+            [ABSOLUTE], ANALYSIS, watched=watched([6] * marks), controls=(), opened=[NOW], now=NOW + marks - 1, first_release=False
+        )
+        return outlook.young
+
+    assert young(1)
+    assert not young(2)
