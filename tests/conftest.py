@@ -23,6 +23,7 @@ _PREPARE: dict[str, Callable[[], object]] = {
     "server_env": server.fetch_server_environment,
     "cosign": debian.fetch_cosign,
     "docker_registry": debian.fetch_docker_registry,
+    "prometheus": debian.fetch_prometheus,
 }
 
 

@@ -1,4 +1,4 @@
-"""Debian packages, unpacked into the cache and never installed: cosign 3 and docker-registry.
+"""Debian packages, unpacked into the cache and never installed: cosign 3, docker-registry and Prometheus.
 
 The mirror is the one this machine is configured for, so no host name stands here. Each suite has lists of its own in the
 cache: the machine's own package lists are neither needed nor changed.
@@ -34,6 +34,7 @@ class Wanted:
 # signatures have another format.
 COSIGN = (Wanted("sid", "3.1.1-2"), Wanted("sid", "3."), Wanted("forky", "3."), Wanted("trixie", "3."))
 DOCKER_REGISTRY = (Wanted("bookworm", "2.8."), Wanted("trixie", "2.8."), Wanted("sid", "2.8."))
+PROMETHEUS = (Wanted("bookworm", "2."), Wanted("trixie", "2."), Wanted("sid", "3."))
 
 
 def fetch_cosign() -> Path:
@@ -46,6 +47,12 @@ def fetch_docker_registry() -> Path:
     """docker-registry 2.8: the real one, without the referrers API. Raises LabError naming every way that failed."""
     key = key_of(repr(DOCKER_REGISTRY), _architecture())
     return provide("docker-registry", key, lambda draft: _unpack("docker-registry", DOCKER_REGISTRY, draft)) / "usr/bin/docker-registry"
+
+
+def fetch_prometheus() -> Path:
+    """The folder with prometheus and promtool. Raises LabError naming every way that failed."""
+    key = key_of(repr(PROMETHEUS), _architecture())
+    return provide("prometheus", key, lambda draft: _unpack("prometheus", PROMETHEUS, draft)) / "usr/bin"
 
 
 def _make_cosign(draft: Path) -> None:
