@@ -1,4 +1,5 @@
-"""What Prometheus may ask of a hub: `edgefleet hub --metrics-port`. Labels are bounded: fleets, models and our own words, never sites.
+"""What Prometheus may ask of a hub: `edgefleet hub --metrics-port`. Labels are bounded: fleets, models, regions and our own words, never
+sites.
 
 Nearly everything is read from the parts when it is asked for, so that what is gone (a fleet, a run) leaves no series behind. It is served
 from the hub's own loop: a hub that hangs does not answer.
@@ -20,17 +21,41 @@ from edgefleet import __version__
 from edgefleet.api.conditions import find_condition
 from edgefleet.api.meta import parse_time
 from edgefleet.core.facts import FleetKey
+from edgefleet.core.skew import Skew, judge_skew
 from edgefleet.hub.events import Events
 from edgefleet.hub.fleets import FleetView
 from edgefleet.hub.heartbeat import Heartbeat
 from edgefleet.hub.inventory import Inventory
 from edgefleet.hub.models import Models
 from edgefleet.hub.queue import PassQueue
+from edgefleet.hub.sites import Sites
 from edgefleet.kube.client import Api
 from edgefleet.kube.resources import Resource
 from edgefleet.kube.watch import ListWatch
+from edgefleet.trust.bundle import read_expiry
+from edgefleet.trust.errors import Rejected
 
 CONDITIONS = ("Ready", "Stalled", "Paused", "RolledBack")
+SITE_STATES = ("connected", "unreachable", "never_heard")
+NO_REGION = "none"
+STUCK = ("Blocked", "Failed", "Refused")
+TOLD_REASONS = frozenset(
+    {
+        "StoreFull",
+        "DiskFull",
+        "DiskFailed",
+        "TrustMissing",
+        "TrustStale",
+        "SignatureMissing",
+        "SignatureInvalid",
+        "ThresholdNotMet",
+        "DigestMismatch",
+        "RegistryUnreachable",
+        "ServerUnreachable",
+    }
+)
+"""Reasons of sites that are told apart; any other counts as `Other`."""
+OTHER = "Other"
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
@@ -38,6 +63,7 @@ class Parts(Protocol):
     """What is read; the hub's process implements it."""
 
     inventory: Inventory
+    sites: Sites
     models: Models
     events: Events
     heartbeat: Heartbeat
@@ -126,7 +152,21 @@ class _Reading(Collector):
         """All that is not counted where it happens."""
         parts, now, beat = self._parts, datetime.now(UTC), time.monotonic()
         yield _gauge("edgefleet_build_info", "The version that runs.", ["version"], {(__version__,): 1})
-        yield _gauge("edgefleet_sites", "EdgeSites, by whether they are heard.", ["state"], _count_sites(parts.inventory))
+        yield _gauge("edgefleet_sites", "EdgeSites, by whether they are heard.", ["region", "state"], _count_sites(parts.inventory))
+        skews = _count_agents(parts.inventory)
+        yield _gauge("edgefleet_agents", "Agents that were heard, by how their version stands to the hub's.", ["skew"], skews)
+        yield _gauge(
+            "edgefleet_assignments_stuck",
+            "SiteAssignments that are not carried out, by what their site says.",
+            ["state", "reason"],
+            _count_stuck(parts.inventory),
+        )
+        yield _gauge(
+            "edgefleet_trust_bundle_expiry_timestamp_seconds",
+            "When the trust bundle ends, as it says itself; the root keys must sign a new one before.",
+            [],
+            _find_trust_end(parts.sites),
+        )
         yield from _describe_fleets(parts.views)
         yield from _describe_rollouts(parts.views, now)
         yield _gauge("edgefleet_queue_depth", "Objects that wait for a pass.", ["kind"], {(one.name,): one.depth for one in parts.queues})
@@ -185,13 +225,40 @@ def _describe_rollouts(views: Mapping[FleetKey, FleetView], now: datetime) -> It
     yield _gauge("edgefleet_gate_evidence_ratio", told, [*labels, "gate", "kind"], gates)
 
 
-def _count_sites(inventory: Inventory) -> Mapping[tuple[str], int]:
-    counts = {("connected",): 0, ("unreachable",): 0, ("never_heard",): 0}
+def _count_sites(inventory: Inventory) -> Mapping[tuple[str, str], int]:
+    counts: Counter[tuple[str, str]] = Counter()
     for site in inventory.sites:
         found = find_condition(site.status.conditions, "Connected")
         silent = "unreachable" if found and found.reason == "HeartbeatLost" else "never_heard"
-        counts["connected" if found and found.status == "True" else silent,] += 1
+        region = site.spec.region or NO_REGION
+        for state in SITE_STATES:
+            counts[region, state] += 0
+        counts[region, "connected" if found and found.status == "True" else silent] += 1
     return counts
+
+
+def _count_agents(inventory: Inventory) -> Mapping[tuple[str], int]:
+    counts: dict[tuple[str], int] = {(skew,): 0 for skew in Skew}
+    for site in inventory.sites:
+        if site.status.agent_version:
+            counts[judge_skew(site.status.agent_version, __version__),] += 1
+    return counts
+
+
+def _count_stuck(inventory: Inventory) -> Mapping[tuple[str, str], int]:
+    # A site words its reason itself: one that lies must not be able to make series.
+    counts: Counter[tuple[str, str]] = Counter()
+    for one in inventory.assignments:
+        if one.status.state in STUCK and one.status.sequence == one.spec.sequence:
+            counts[one.status.state, one.status.reason if one.status.reason in TOLD_REASONS else OTHER] += 1
+    return counts
+
+
+def _find_trust_end(sites: Sites) -> Mapping[tuple[()], float]:
+    try:
+        return {(): read_expiry(sites.bundle.encode()).timestamp()} if sites.bundle else {}
+    except Rejected:
+        return {}  # nothing to warn of can be read; sites refuse it and say so
 
 
 def _gauge(name: str, told: str, labels: Sequence[str], values: Mapping[Any, float]) -> Metric:

@@ -226,6 +226,8 @@ class Agent:
             store_bytes=self._store.used_bytes(),
             gateway_restarts=self._gateway.restarts,
             fleets=fleets,
+            store_free_bytes=self._store.free_bytes(),
+            trust_ends=self._trust.ends,
         )
 
     def _publish(self, name: str, finding: Finding) -> None:

@@ -44,6 +44,8 @@ class AgentMetrics:
     store_bytes: int
     gateway_restarts: int
     fleets: Mapping[str, FleetMetrics]
+    store_free_bytes: int
+    trust_ends: datetime | None
 
 
 class AgentCollector(Collector):
@@ -70,6 +72,15 @@ class AgentCollector(Collector):
             )
         yield CounterMetricFamily("edgefleet_agent_lease_writes", "Renewals that the hub took.", value=found.lease_writes)
         yield GaugeMetricFamily("edgefleet_agent_store_bytes", "Bytes of the model store.", value=found.store_bytes)
+        yield GaugeMetricFamily(
+            "edgefleet_agent_store_free_bytes", "Bytes that the store's disk still has room for.", value=found.store_free_bytes
+        )
+        if found.trust_ends is not None:
+            yield GaugeMetricFamily(
+                "edgefleet_agent_trust_expiry_timestamp_seconds",
+                "When the trust bundle in force ends.",
+                value=found.trust_ends.timestamp(),
+            )
         yield CounterMetricFamily(
             "edgefleet_agent_gateway_restarts", "How often this agent found the gateway ended and started it.", value=found.gateway_restarts
         )

@@ -8,6 +8,7 @@ decided in core/site.py; who may be believed is left to prefetch.py.
 """
 
 import hashlib
+import shutil
 import threading
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -162,6 +163,10 @@ class Store:
     def used_bytes(self) -> int:
         """What lies in the store, unfinished downloads included."""
         return sum(path.stat().st_size for path in self._blobs.iterdir())
+
+    def free_bytes(self) -> int:
+        """What the disk still has room for."""
+        return shutil.disk_usage(self._blobs).free
 
     def _stored(self) -> list[StoredRevision]:
         return [StoredRevision(one.revision.hash, one.fleet, one.blobs(), one.used_at) for one in self.records()]

@@ -7,6 +7,7 @@ without its bundle. What a bundle must look like is decided in trust/.
 import asyncio
 import logging
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,6 +45,11 @@ class TrustKeeper:
             ended = format_time(self._bundle.expires_at)
             raise Rejected("TrustStale", f"the trust bundle ended at {ended}: the root keys must sign a new one")
         return self._bundle
+
+    @property
+    def ends(self) -> datetime | None:
+        """When the bundle in force ends, or has ended; None without one."""
+        return self._bundle.expires_at if self._bundle else None
 
     async def restore(self) -> None:
         """Bring the stored bundle into force, after a restart."""

@@ -164,6 +164,14 @@ def read_roots(data: bytes) -> list[bytes]:
         return [json.dumps(root).encode() for root in parse_json_object(data)["roots"]]
 
 
+def read_expiry(data: bytes) -> datetime:
+    """When a bundle says that it ends, for warnings alone: no signature is looked at. Raises Rejected(BundleMalformed)."""
+    with rejecting("BundleMalformed", "the trust bundle"):
+        document = parse_json_object(data)
+        signed = [document["targets"]["signed"], document["roots"][-1]["signed"]]
+        return min(datetime.fromisoformat(one["expires"].replace("Z", "+00:00")) for one in signed)
+
+
 def _follow_roots(pinned_root: bytes, documents: Any) -> Root:
     if not isinstance(documents, list) or not 1 <= len(documents) <= MAX_ROOTS:
         raise ValueError(f"roots must be a list of 1 to {MAX_ROOTS} root documents")

@@ -1,6 +1,7 @@
 """Metrics: what is declared is also set, labels are bounded, and what is gone leaves nothing behind."""
 
 import asyncio
+import json
 import re
 import socket
 from collections.abc import Iterator
@@ -14,10 +15,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from edgefleet.api.conditions import Condition
 from edgefleet.api.fleet import EdgeFleetStatus, SiteCounts
-from edgefleet.api.meta import format_time
+from edgefleet.api.meta import format_time, parse_time
 from edgefleet.api.policy import Metric
 from edgefleet.api.rollout import GateRecord, ModelRolloutStatus, Phase, WaveRecord
 from edgefleet.core.facts import FleetKey
+from edgefleet.core.skew import Skew
 from edgefleet.hub.fleets import FleetView
 from edgefleet.hub.metrics import CONDITIONS, CountingApi
 from edgefleet.hub.process import Hub
@@ -32,16 +34,29 @@ BOUNDED: dict[str, set[str] | None] = {
     "namespace": {"team"},
     "fleet": {"plants"},
     "model": {"weld"},
-    "state": {*SiteCounts.model_fields, "connected", "never_heard"},
+    "state": {*SiteCounts.model_fields, "connected", "never_heard", "Blocked"},
+    "region": {"de", "none"},
+    "skew": set(Skew),
     "condition": set(CONDITIONS),
     "phase": set(get_args(Phase)),
     "waiting_for": {"Soaking"},
     "gate": set(get_args(Metric)),
-    "kind": {"EdgeFleet", "EdgeModel", "EdgeSite", "Lease", "Namespace", "SiteAssignment", "ConfigMap", "Absolute", "Relative"},
+    "kind": {
+        "EdgeFleet",
+        "EdgeModel",
+        "EdgeSite",
+        "Lease",
+        "Namespace",
+        "SiteAssignment",
+        "ConfigMap",
+        "CertificateSigningRequest",
+        "Absolute",
+        "Relative",
+    },
     "verb": {"create", "apply", "patch", "delete"},
     "channel": {"kopf", "list-watch"},
     "result": {"written", "known", "dropped", "failed"},
-    "reason": {"SignatureMissing"},
+    "reason": {"SignatureMissing", "StoreFull", "Other"},
     "version": None,
     "le": None,
 }
@@ -56,6 +71,15 @@ def hub() -> Iterator[Hub]:
         yield Hub(api, PrivateKey.generate(), registry, Settings())
 
 
+ENDS = "2026-12-01T00:00:00Z"
+
+
+def stuck(site: str, reason: str) -> dict[str, Any]:
+    meta = {"name": "team.plants", "namespace": f"edgesite-{site}", "resourceVersion": "1"}
+    spec = {"site": site, "fleet": "team/plants", "sequence": 1, "action": "Run", "model": "weld", "expiresAt": ENDS, "envelope": "-"}
+    return {"metadata": meta, "spec": spec, "status": {"sequence": 1, "state": "Blocked", "reason": reason}}
+
+
 async def fill(hub: Hub) -> None:
     """Something happened in every part."""
     ago = format_time(datetime.now(UTC) - timedelta(minutes=5))
@@ -66,7 +90,12 @@ async def fill(hub: Hub) -> None:
     hub.fleets.views[KEY] = FleetView(EdgeFleetStatus(sites=SiteCounts(desired=3), conditions=(stalled,)), rollout)
     for name, status in (("berlin", "True"), ("oslo", "Unknown")):
         connected = {"type": "Connected", "status": status, "reason": "Heartbeat" if status == "True" else "HeartbeatLost"}
-        hub.inventory.sites.observe({"metadata": {"name": name, "resourceVersion": "1"}, "spec": {}, "status": {"conditions": [connected]}})
+        spec = {"region": "de"} if name == "berlin" else {}
+        said = {"conditions": [connected], "agentVersion": "0.1.9" if name == "berlin" else "nonsense"}
+        hub.inventory.sites.observe({"metadata": {"name": name, "resourceVersion": "1"}, "spec": spec, "status": said})
+    for name, reason in (("berlin", "StoreFull"), ("oslo", "MadeUpByOslo")):
+        hub.inventory.assignments.observe(stuck(name, reason))
+    hub.sites.bundle = json.dumps({"roots": [{"signed": {"expires": ENDS}}], "targets": {"signed": {"expires": "2099-01-01T00:00:00Z"}}})
     hub.models.failures["team", "weld", "SignatureMissing"] += 1
     with pytest.raises(RuntimeError):  # there is no API server
         await hub._api.apply(LEASES, {"metadata": {"name": "agent", "namespace": "x"}}, manager="test")
@@ -114,8 +143,14 @@ async def test_the_figures_are_those_of_the_parts(hub: Hub) -> None:
     assert value(found, "edgefleet_gate_evidence_ratio", **fleet, gate="latency", kind="Absolute") == 0.25
     assert value(found, "edgefleet_rollout_info", **fleet, phase="Rolling", waiting_for="Soaking") == 1
     assert value(found, "edgefleet_rollout_wave_age_seconds", **fleet) == pytest.approx(300, abs=5)
-    assert value(found, "edgefleet_sites", state="connected") == 1
-    assert value(found, "edgefleet_sites", state="unreachable") == 1
+    assert value(found, "edgefleet_sites", region="de", state="connected") == 1
+    assert value(found, "edgefleet_sites", region="de", state="unreachable") == 0
+    assert value(found, "edgefleet_sites", region="none", state="unreachable") == 1
+    assert value(found, "edgefleet_agents", skew="same") == 1
+    assert value(found, "edgefleet_agents", skew="unreadable") == 1
+    assert value(found, "edgefleet_assignments_stuck", state="Blocked", reason="StoreFull") == 1
+    assert value(found, "edgefleet_assignments_stuck", state="Blocked", reason="Other") == 1, "a site makes no series"
+    assert value(found, "edgefleet_trust_bundle_expiry_timestamp_seconds") == parse_time(ENDS).timestamp()
     assert value(found, "edgefleet_api_writes_total", kind="Lease", verb="apply") == 1
     assert value(found, "edgefleet_reconcile_duration_seconds_count", kind="EdgeFleet") == 1
     assert value(found, "edgefleet_queue_depth", kind="EdgeSite") == 2, "both sites are new"
@@ -128,7 +163,7 @@ async def test_what_is_gone_leaves_no_series(hub: Hub) -> None:
     found = scrape(hub)
     assert not found["edgefleet_fleet_sites"].samples
     assert not found["edgefleet_rollout_info"].samples
-    assert value(found, "edgefleet_sites", state="connected") == 0
+    assert value(found, "edgefleet_sites", region="de", state="connected") is None
 
 
 async def test_it_is_served_over_http_on_loopback(hub: Hub) -> None:
