@@ -8,7 +8,7 @@ from pydantic import Field
 from edgefleet.api.conditions import Conditions
 from edgefleet.api.meta import Kind, LabelSelector, Schema
 from edgefleet.api.model import Accelerator, Arch
-from edgefleet.api.quantities import LabelKey, Message, Size
+from edgefleet.api.quantities import LabelKey, Message, Size, Timestamp
 
 Region = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,30}$", max_length=31)]
 
@@ -58,12 +58,27 @@ class Hardware(Schema):
     declared: Annotated[tuple[Annotated[str, Field(max_length=16)], ...], Field(max_length=8)] = ()
 
 
+KeyHash = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$", max_length=71)]
+
+
+class Identity(Schema):
+    """Which key the site may come with: that of the certificate it was last granted. `previous` is the key before it, and `invitation` the
+    UID of the join account that let it in (empty if it came with a certificate that somebody else had made for it)."""
+
+    key: KeyHash
+    previous: KeyHash | None = None
+    invitation: Annotated[str, Field(max_length=64)] = ""
+    joined_at: Timestamp
+    renewed_at: Timestamp | None = None
+
+
 class EdgeSiteStatus(Schema):
     """What the hub heard."""
 
     observed_generation: int = 0
     hardware: Hardware | None = None
     agent_version: Annotated[str, Field(max_length=64)] = ""
+    identity: Identity | None = None
     conditions: Conditions = ()
 
 

@@ -13,7 +13,7 @@ from edgefleet.api.fleet import EdgeFleetStatus, SiteCounts
 from edgefleet.api.meta import format_time
 from edgefleet.api.model import EdgeModelStatus, Release
 from edgefleet.api.report import SiteReport
-from edgefleet.api.site import EdgeSiteSpec, EdgeSiteStatus
+from edgefleet.api.site import EdgeSiteSpec, EdgeSiteStatus, Identity
 from edgefleet.core.decisions import FleetDecision
 from edgefleet.core.facts import FleetFacts, RunFacts, SiteFacts
 from edgefleet.core.memory import BARRING, count_names, taken_back_by
@@ -73,9 +73,13 @@ def summarise_site(
     report: SiteReport | None,
     last_heard: datetime | None,
     renew_seconds: int,
+    left: datetime | None = None,
     now: datetime,
 ) -> tuple[EdgeSiteStatus, datetime | None]:
-    """The status, and when silence alone would change it. A site that is silent is not Stalled and stays Ready: silence is no verdict."""
+    """The status, and when silence alone would change it. `left` is since when the site has no rights at the hub.
+
+    A site that is silent is not Stalled and stays Ready: silence is no verdict.
+    """
     end = unreachable_at(last_heard, renew_seconds)
     if last_heard is None or end is None:
         connected = condition("Connected", "Unknown", "NeverHeard", "no Lease from its agent yet: start `edgefleet agent` at the site")
@@ -83,15 +87,24 @@ def summarise_site(
         connected = condition("Connected", "True", "Heartbeat", f"renews its Lease every {renew_seconds} s")
     else:
         connected = condition("Connected", "Unknown", "HeartbeatLost", f"not heard since {format_time(last_heard)}; it serves what it has")
-    found = [condition("Ready", "True", "Accepted", _describe_site(spec, now)), connected]
+    found = [condition("Ready", "True", "Accepted", _describe_site(spec, now)), connected, *_joined(old.identity, left)]
     status = EdgeSiteStatus(
         observed_generation=generation,
         hardware=report.hardware if report else old.hardware,
         agent_version=report.agent_version if report else old.agent_version,
+        identity=old.identity,
         conditions=merge_conditions(old.conditions, tuple(found), now=format_time(now), generation=generation),
     )
     moments = [end, spec.hold.until if spec.hold else None]
     return status, min((moment for moment in moments if moment is not None and moment > now), default=None)
+
+
+def _joined(identity: Identity | None, left: datetime | None) -> list[Condition]:
+    if left is not None:
+        return [condition("Joined", "False", "Left", f"no rights at the hub since {format_time(left)}; `edgefleet site join` ends that")]
+    if identity is None:
+        return []
+    return [condition("Joined", "True", "CertificateGranted", f"let in at {identity.joined_at}")]
 
 
 def summarise_fleet(fleet: FleetFacts, decision: FleetDecision, *, old: EdgeFleetStatus, now: datetime) -> EdgeFleetStatus:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from edgefleet.api.meta import SITE_LABEL, SITE_NAMESPACE_PREFIX
+from edgefleet.api.meta import LEFT_ANNOTATION, SITE_LABEL, SITE_NAMESPACE_PREFIX, parse_time
 from edgefleet.api.report import (
     LEASE_NAME,
     MAX_BACKLOG_BYTES,
@@ -120,6 +120,18 @@ class Inventory:
         """The labels of a namespace; none if it is gone."""
         record = self.namespaces.get("", namespace)
         return dict(record.metadata.labels) if record else {}
+
+    def left_at(self, site: str) -> datetime | None:
+        """Since when a site has left (`edgefleet site leave`); None while it may come."""
+        record = self.namespaces.get("", SITE_NAMESPACE_PREFIX + site)
+        text = record.metadata.annotations.get(LEFT_ANNOTATION) if record else None
+        if text is None:
+            return None
+        try:
+            return parse_time(text)
+        except ValueError:
+            # A mark that cannot be read is a mark.
+            return datetime.fromtimestamp(0, UTC)
 
     def _site_changed(self, key: Key, old: SiteRecord | None, new: SiteRecord | None) -> None:
         self._on_site(key[1])

@@ -27,6 +27,7 @@ from edgefleet.hub.gathering import Gatherer
 from edgefleet.hub.handlers import make_registry, make_settings
 from edgefleet.hub.heartbeat import BEAT_ANNOTATION, Heartbeat
 from edgefleet.hub.inventory import Inventory
+from edgefleet.hub.joining import Joining
 from edgefleet.hub.metrics import CountingApi, Metrics
 from edgefleet.hub.models import CONCURRENCY, Models
 from edgefleet.hub.plans import settle_leftovers
@@ -67,12 +68,14 @@ class Hub:
         self.events = Events(api, self._known)
         self.models = Models(api, registry, self.events)
         self.sites = Sites(api, self.inventory, self.events)
+        self.joining = Joining(api, self.inventory, self.events, on_request=lambda site: self.join_queue.add(site))
         writer = AssignmentWriter(api, self.inventory, key)
         self.evidence = Evidence(api, self.inventory)
         gatherer = Gatherer(api, self.inventory, self.evidence, self._known)
         self.fleets = Fleets(api, gatherer, writer, Runs(api, self.events), self.evidence, self.events, settings)
         self.model_queue: PassQueue[tuple[str, str]] = PassQueue("EdgeModel", self.models.reconcile, concurrency=CONCURRENCY)
         self.site_queue: PassQueue[str] = PassQueue("EdgeSite", self.sites.reconcile, concurrency=16)
+        self.join_queue: PassQueue[str] = PassQueue("CertificateSigningRequest", self.joining.reconcile)
         self.fleet_queue: PassQueue[FleetKey] = PassQueue("EdgeFleet", self._reconcile_fleet)
         self.bundles = ListWatch(
             api,
@@ -82,8 +85,8 @@ class Hub:
             fields=f"metadata.name={TRUST_BUNDLE}",
             on_change=self._bundle_changed,
         )
-        self.queues: tuple[PassQueue[Any], ...] = (self.model_queue, self.site_queue, self.fleet_queue)
-        self.watches: tuple[ListWatch[Any], ...] = (*self.inventory.watches, self.bundles)
+        self.queues: tuple[PassQueue[Any], ...] = (self.model_queue, self.site_queue, self.join_queue, self.fleet_queue)
+        self.watches: tuple[ListWatch[Any], ...] = (*self.inventory.watches, self.bundles, self.joining.requests)
         self.metrics = Metrics(self)
 
     @property
@@ -140,6 +143,8 @@ class Hub:
             for name, part in (
                 ("models", self.model_queue.run()),
                 ("sites", self.site_queue.run()),
+                ("join requests", self.join_queue.run()),
+                ("joining", self.joining.run()),
                 ("fleets", self.fleet_queue.run()),
                 ("heartbeat", self.heartbeat.run()),
                 ("resync", self._resync_for_ever()),

@@ -7,7 +7,6 @@ FIELD_MANAGER = "edgefleet-hub"
 HUB_KEY_SECRET = "hub-key"  # noqa: S105 - the name of a Secret, not a secret
 HUB_KEY_ENTRY = "hub.key"
 SITE_ROLE = "edgefleet-site"
-SITE_USER_PREFIX = "edgefleet:site:"
 HEARTBEAT = "edgefleet-heartbeat"
 
 
