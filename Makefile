@@ -3,7 +3,7 @@ PY := .venv/bin/python
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all unit check format crds lock lab lab-down bench bench-judge clean
+.PHONY: help setup demo test test-all unit check format crds manifests lock lab lab-down bench bench-judge clean
 
 help: ## What can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -40,8 +40,12 @@ format: $(STAMP) ## Format the code
 	$(PY) -m ruff format .
 	$(PY) -m ruff check --fix .
 
-crds: $(STAMP) ## Generate crds/ from operator/edgefleet/api
+crds: $(STAMP) ## Generate crds/ from operator/edgefleet/api, and what charts/ has of it
 	$(PY) -m edgefleet crds -o crds
+	$(PY) -m tests.lab.manifests
+
+manifests: $(STAMP) ## Generate charts/install.yaml and the charts' kinds
+	$(PY) -m tests.lab.manifests
 
 lock: $(STAMP) ## Resolve the dependencies again
 	$(PY) -m pip install --quiet uv

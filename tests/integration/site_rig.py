@@ -39,6 +39,7 @@ from edgefleet.trust.keys import PrivateKey
 from edgefleet.trust.orders import sign_order
 from edgefleet.trust.release import GoldenFacts, ReleaseFacts, attest_golden, attest_release, sign_digest
 from tests.lab.cluster import Lab
+from tests.lab.installed import hub_kubeconfig
 from tests.lab.processes import Process, free_ports, start_process, stop_processes
 from tests.lab.registry import Registry
 from tests.lab.server import ModelServer, ServerEnvironment, start_model_server
@@ -396,7 +397,7 @@ class Rig:
 @asynccontextmanager
 async def open_rig(folder: Path, lab: Lab, registry: Registry, server: ModelServer, site: str) -> AsyncIterator[Rig]:
     """A site with all its rights, nothing running yet; ends its agent and its gateway."""
-    hub_config = lab.client_kubeconfig("hub", "edgefleet:hub")
+    hub_config = hub_kubeconfig(lab.hub)
     async with (
         Api.connect(hub_config, user_agent="test-hub") as hub,
         Api.connect(lab.hub.kubeconfig, user_agent="test") as admin,

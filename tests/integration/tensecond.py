@@ -48,6 +48,7 @@ from tests.lab.fakeruntime import FakeRuntime
 from tests.lab.faultproxy import FaultProxy
 from tests.lab.faults import FaultPlan
 from tests.lab.history import History
+from tests.lab.installed import hub_kubeconfig
 from tests.lab.nursery import Knobs
 from tests.lab.processes import free_ports
 
@@ -155,7 +156,7 @@ class TenSecondFleet:
         await self.admin.create(SECRETS, {"metadata": {"name": name, "namespace": namespace}, "data": data})
 
     async def _prepare_hub(self) -> None:
-        kubeconfig = self._lane.hub.client_kubeconfig("edgefleet:hub")
+        kubeconfig = hub_kubeconfig(self._lane.hub)
         through = await self.proxy.open_line("hub", "hub", self._lane.hub, kubeconfig)
         self._add_actor("hub", ["hub", "--kubeconfig", str(through), "--namespace", self.system, "--heartbeat", "1s"])
 

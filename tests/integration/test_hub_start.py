@@ -12,7 +12,8 @@ import pytest
 
 from edgefleet.trust.keys import PrivateKey
 from tests.lab.cluster import Cluster, Lab
-from tests.lab.installed import install_hub
+from tests.lab.installed import HUB_ACCOUNT, hub_kubeconfig, install_hub
+from tests.lab.manifests import HUB_NAMESPACE
 
 
 class Wire:
@@ -65,7 +66,10 @@ async def wire(lab: Lab) -> AsyncIterator[tuple[Wire, Path]]:
     cluster = lab.sites["west"]
     one = Wire(int(cluster.url.rpartition(":")[2]))
     port = await one.start()
-    kubeconfig = cluster.client_kubeconfig("edgefleet:hub")
+    for kind in (("namespace", HUB_NAMESPACE), ("serviceaccount", HUB_ACCOUNT, "--namespace", HUB_NAMESPACE)):
+        made = cluster.kubectl("create", *kind, "--dry-run=client", "-o", "yaml")
+        cluster.kubectl("apply", "--server-side", "-f", "-", stdin=made)
+    kubeconfig = hub_kubeconfig(cluster)
     through = kubeconfig.with_name("hub-by-wire.kubeconfig")
     through.write_text(kubeconfig.read_text().replace(cluster.url, f"https://127.0.0.1:{port}"))
     yield one, through

@@ -22,7 +22,7 @@ from edgefleet.kube.client import Api
 from edgefleet.kube.errors import NotFound
 from edgefleet.kube.resources import CONFIG_MAPS, EDGE_FLEETS, MODEL_ROLLOUTS, NAMESPACES
 from tests.lab.cluster import Lab
-from tests.lab.installed import install_hub
+from tests.lab.installed import hub_kubeconfig, install_hub
 
 PLAN = (PlannedSite("berlin", "fp32", 0), PlannedSite("oslo", "fp32", 1))
 REVISION = Revision(
@@ -44,7 +44,7 @@ class Died(Exception):
 @pytest.fixture
 async def api(lab: Lab) -> AsyncIterator[Api]:
     install_hub(lab.hub)
-    async with Api.connect(lab.client_kubeconfig("hub", "edgefleet:hub", ()), user_agent="test") as client:
+    async with Api.connect(hub_kubeconfig(lab.hub), user_agent="test") as client:
         yield client
 
 

@@ -1,4 +1,4 @@
-"""Who may write what at the hub: RBAC and admission policies on a real API server, as charts/edgefleet/templates holds them."""
+"""Who may write what at the hub: RBAC and admission policies on a real API server, as charts/edgefleet gives them."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -9,7 +9,7 @@ import pytest
 
 from tests.lab import LabError
 from tests.lab.cluster import Cluster, Lab
-from tests.lab.installed import install_hub
+from tests.lab.installed import hub_kubeconfig, install_hub
 
 ROOT = Path(__file__).parents[2]
 HEX = "a" * 64
@@ -96,12 +96,11 @@ def people(lab: Lab) -> Iterator[dict[str, Kubectl]]:
 
     def kubectl_as(user: str, *groups: str) -> Kubectl:
         path = lab.client_kubeconfig("hub", user, groups)
-        cluster = Cluster(user, lab.hub.url, lab.hub.folder, path, None)
-        return cluster.kubectl
+        return Cluster(user, lab.hub.url, lab.hub.folder, path, None).kubectl
 
     names = {
         "admin": lab.hub.kubectl,
-        "hub": kubectl_as("edgefleet:hub"),
+        "hub": Cluster("the hub", lab.hub.url, lab.hub.folder, hub_kubeconfig(lab.hub), None).kubectl,
         "berlin": kubectl_as("edgefleet:site:berlin", "edgefleet:sites"),
         "oslo": kubectl_as("edgefleet:site:oslo", "edgefleet:sites"),
     }

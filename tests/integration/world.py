@@ -31,6 +31,7 @@ from edgefleet.trust.keys import PrivateKey
 from edgefleet.trust.release import RELEASE_PREDICATE, SIGN_PREDICATE, ReleaseFacts, attest_release, sign_digest
 from tests.integration.fakesites import FakeSites
 from tests.lab.cluster import Lab
+from tests.lab.installed import hub_kubeconfig
 from tests.lab.registry import Registry
 
 POLICY = {
@@ -116,7 +117,7 @@ class World:
         )
 
     def start_hub(self, *options: str) -> subprocess.Popen[bytes]:
-        kubeconfig = self.lab.client_kubeconfig("hub", "edgefleet:hub")
+        kubeconfig = hub_kubeconfig(self.lab.hub)
         command = [sys.executable, "-m", "edgefleet", "hub", "--kubeconfig", str(kubeconfig), "--namespace", self.system, *options]
         self._hub = subprocess.Popen([*command, "--heartbeat", "1s"], stdout=self._log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
         return self._hub

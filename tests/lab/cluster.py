@@ -64,6 +64,13 @@ class Cluster:
             client, ca = self._request_client(user, groups), _authority_of(self.kubeconfig)
         return pki.write_kubeconfig(path, self.name, self.url, ca, client)
 
+    def account_kubeconfig(self, namespace: str, account: str) -> Path:
+        """A kubeconfig (0600) with a token of this ServiceAccount, good for a day, or until the account is deleted."""
+        token = self.kubectl("create", "token", account, "--namespace", namespace, "--duration", "24h").strip()
+        ca = self.authority.pair.cert.read_bytes() if self.authority is not None else _authority_of(self.kubeconfig)
+        path = self.folder / f"{namespace}.{account}.kubeconfig"
+        return pki.write_kubeconfig(path, self.name, self.url, ca, token)
+
     def _request_client(self, user: str, groups: Sequence[str]) -> pki.Pair:
         pair = pki.Pair(self.folder / f"{pki.file_name(user)}.crt", self.folder / f"{pki.file_name(user)}.key")
         request = {

@@ -1,26 +1,37 @@
-"""edgefleet's own objects in a cluster, as a person installs them: kinds, rights and admission policies."""
+"""edgefleet's own objects in a cluster, as its chart installs them: kinds, accounts, rights and admission policies.
+
+There are no nodes in this lab, so the hub is a process that the tests start, under the name and the rights of the chart's ServiceAccount.
+"""
 
 from pathlib import Path
 
 from tests.lab.cluster import Cluster
+from tests.lab.helm import render
+from tests.lab.manifests import HUB_CHART, HUB_NAMESPACE, KINDS
 
-ROOT = Path(__file__).parents[2]
-KINDS = ROOT / "crds"
-RIGHTS = ROOT / "charts" / "edgefleet" / "templates"
+HUB_ACCOUNT = "edgefleet-hub"
 
 
 def install_hub(cluster: Cluster) -> Cluster:
     """Apply everything that the hub's cluster needs, and wait until the kinds are served. May be done twice."""
-    return _install(cluster, KINDS, RIGHTS)
+    namespace = f"apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {HUB_NAMESPACE}\n"
+    rendered = render(HUB_CHART, namespace=HUB_NAMESPACE, settings=["replicas=0"])
+    cluster.kubectl("apply", "--server-side", "-f", "-", stdin=f"{namespace}---\n{rendered}")
+    return _wait_for(cluster, KINDS)
 
 
 def install_site(cluster: Cluster) -> Cluster:
     """Apply the one kind that a site's cluster needs, and wait until it is served."""
-    return _install(cluster, KINDS / "siteassignments.yaml")
+    kind = KINDS / "siteassignments.yaml"
+    cluster.kubectl("apply", "--server-side", "-f", str(kind))
+    return _wait_for(cluster, kind)
 
 
-def _install(cluster: Cluster, kinds: Path, *more: Path) -> Cluster:
-    for path in (kinds, *more):
-        cluster.kubectl("apply", "--server-side", "-f", str(path))
+def hub_kubeconfig(cluster: Cluster) -> Path:
+    """A kubeconfig of the hub's ServiceAccount, where the chart is installed; it has the rights that the chart gives it."""
+    return cluster.account_kubeconfig(HUB_NAMESPACE, HUB_ACCOUNT)
+
+
+def _wait_for(cluster: Cluster, kinds: Path) -> Cluster:
     cluster.kubectl("wait", "--for=condition=Established", "--timeout=30s", "-f", str(kinds))
     return cluster

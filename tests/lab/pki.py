@@ -92,23 +92,22 @@ def make_signing_key(folder: Path) -> Pair:
     return pair
 
 
-def write_kubeconfig(path: Path, cluster: str, url: str, ca: bytes, client: Pair) -> Path:
-    """One cluster, one user, one context, everything embedded (PEM as `*-data`), mode 0600."""
+def write_kubeconfig(path: Path, cluster: str, url: str, ca: bytes, client: Pair | str) -> Path:
+    """One cluster, one user (a certificate, or a bearer token), one context, everything embedded (PEM as `*-data`), mode 0600."""
+    if isinstance(client, str):
+        user = {"token": client}
+    else:
+        user = {
+            "client-certificate-data": _base64(client.cert.read_bytes()),
+            "client-key-data": _base64(client.key.read_bytes()),
+        }
     config = {
         "apiVersion": "v1",
         "kind": "Config",
         "current-context": cluster,
         "clusters": [{"name": cluster, "cluster": {"server": url, "certificate-authority-data": _base64(ca)}}],
         "contexts": [{"name": cluster, "context": {"cluster": cluster, "user": "client"}}],
-        "users": [
-            {
-                "name": "client",
-                "user": {
-                    "client-certificate-data": _base64(client.cert.read_bytes()),
-                    "client-key-data": _base64(client.key.read_bytes()),
-                },
-            }
-        ],
+        "users": [{"name": "client", "user": user}],
     }
     write_private(path, yaml.safe_dump(config, sort_keys=False).encode())
     return path

@@ -47,11 +47,9 @@ def describe_sites(seen: Snapshot) -> str:
 
 
 def install_hub(person: Person) -> None:
-    """CRDs, the hub's rights, its namespace and the trust bundle; also what a person does again after losing all of it."""
-    person.types("kubectl apply -f edgefleet/crds/")
+    """CRDs, the hub with its rights and its namespace, and the trust bundle; also what a person does again after losing all of it."""
+    person.types("kubectl apply --server-side -f edgefleet/charts/install.yaml")
     person.types("kubectl wait --for=condition=Established --timeout=30s -f edgefleet/crds/")
-    person.types("kubectl apply -f edgefleet/charts/edgefleet/templates/")
-    person.types(f"kubectl create namespace {HUB_NAMESPACE}")
     person.types(f"kubectl -n {HUB_NAMESPACE} create configmap trust-bundle --from-file=bundle.json=trust/bundle.json")
 
 

@@ -24,6 +24,7 @@ from examples.digits.demo.story import Story
 from examples.digits.demo.times import RENEW
 from tests.lab.binaries import fetch_kubectl
 from tests.lab.cluster import Lab, down
+from tests.lab.installed import hub_kubeconfig
 from tests.lab.processes import Process, free_ports, start_process, stop_processes
 from tests.lab.registry import Registry
 from tests.lab.server import ModelServer, ServerEnvironment, fetch_server_environment, start_model_server
@@ -74,9 +75,9 @@ class Stage:
         return Person(self.story, self.folders.desk, self.lab.hub.kubeconfig, fetch_kubectl(), OPERATOR)
 
     def start_hub(self) -> None:
-        """The hub, as a user of its own with the rights that its chart gives it."""
+        """The hub, under its chart's ServiceAccount with the rights that the chart gives it."""
+        kubeconfig = hub_kubeconfig(self.lab.hub)  # a new token each time: it dies with the account
         if self.hub is None:
-            kubeconfig = self.lab.client_kubeconfig("hub", "edgefleet:hub")
             command = [sys.executable, "-m", "edgefleet", "hub", "--kubeconfig", str(kubeconfig)]
             self.hub = HubPod(command, self.folders.run, _environment(), self.story)
         self.hub.start()
