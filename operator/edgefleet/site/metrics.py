@@ -46,6 +46,7 @@ class AgentMetrics:
     fleets: Mapping[str, FleetMetrics]
     store_free_bytes: int
     trust_ends: datetime | None
+    certificate_ends: datetime | None = None
 
 
 class AgentCollector(Collector):
@@ -69,6 +70,12 @@ class AgentCollector(Collector):
                 "edgefleet_agent_hub_last_contact_timestamp_seconds",
                 "When the hub last took this site's Lease.",
                 value=found.last_contact.timestamp(),
+            )
+        if found.certificate_ends is not None:
+            yield GaugeMetricFamily(
+                "edgefleet_agent_certificate_expiry_timestamp_seconds",
+                "When the certificate ends that the agent keeps at the hub; it renews it when two thirds of its life are over.",
+                value=found.certificate_ends.timestamp(),
             )
         yield CounterMetricFamily("edgefleet_agent_lease_writes", "Renewals that the hub took.", value=found.lease_writes)
         yield GaugeMetricFamily("edgefleet_agent_store_bytes", "Bytes of the model store.", value=found.store_bytes)

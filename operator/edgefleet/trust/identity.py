@@ -29,8 +29,9 @@ class Requested:
 
 @dataclass(frozen=True, slots=True)
 class ClientCertificate:
-    """What a certificate says. `fingerprint` is the SHA-256 of its DER in hex, as API servers name it."""
+    """What a certificate says. `fingerprint` is the SHA-256 of its DER in hex, as API servers name it; `pem` is the certificate alone."""
 
+    pem: str
     key: str
     subject: tuple[tuple[str, str], ...]
     fingerprint: str
@@ -57,10 +58,14 @@ def read_request(pem: bytes) -> Requested:
 
 
 def read_certificate(pem: bytes) -> ClientCertificate:
-    """Read the first certificate (PEM) of a file. It is not checked who issued it. Raises Rejected(CertificateMalformed, KeyInvalid)."""
+    """Read the first certificate of a PEM file, which may hold its key too. It is not checked who issued it.
+
+    Raises Rejected(CertificateMalformed, KeyInvalid).
+    """
     with rejecting("CertificateMalformed", "not a certificate"):
         found = x509.load_pem_x509_certificate(pem)
         return ClientCertificate(
+            pem=found.public_bytes(serialization.Encoding.PEM).decode("ascii"),
             key=PublicKey.from_key(found.public_key()).id,
             subject=_subject(found.subject),
             fingerprint=hashlib.sha256(found.public_bytes(serialization.Encoding.DER)).hexdigest(),

@@ -19,6 +19,7 @@ LABELS = {
     "edgefleet_agent_store_bytes": set(),
     "edgefleet_agent_store_free_bytes": set(),
     "edgefleet_agent_trust_expiry_timestamp_seconds": set(),
+    "edgefleet_agent_certificate_expiry_timestamp_seconds": set(),
     "edgefleet_agent_gateway_restarts_total": set(),
     "edgefleet_agent_assignment_state": {"fleet", "state", "reason"},
     "edgefleet_agent_requests_total": {"fleet", "role"},
@@ -46,7 +47,7 @@ def test_names_and_labels_are_ours_and_a_fleet_has_one_state() -> None:
     def read() -> AgentMetrics:
         finding = Finding(1, "a" * 64, state[0], state[1], NOW)  # type: ignore[arg-type]
         fleets = {"vision/plants": FleetMetrics(finding, 10, 2, 1, 0), "vision/shops": FleetMetrics(None, 0, 0, 0, 0)}
-        return AgentMetrics(NOW, 7, 1234, 1, fleets, 5678, NOW)
+        return AgentMetrics(NOW, 7, 1234, 1, fleets, 5678, NOW, NOW)
 
     with serving_metrics(Endpoint("127.0.0.1", port), read):
         first = fetch(port)
