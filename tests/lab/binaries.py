@@ -1,6 +1,7 @@
-"""etcd, kube-apiserver and kube-controller-manager, built once from the Go module beside this file; kubectl from PyPI.
+"""etcd, kube-apiserver and kube-controller-manager, built once from the Go module beside this file; kubectl from PyPI; and what a
+cluster with a node needs besides, from a module of its own, so that those who need no node build none of it.
 
-`KUBEBUILDER_ASSETS` (the convention of envtest) replaces the build. How the servers are started is cluster.py's matter.
+`KUBEBUILDER_ASSETS` (the convention of envtest) replaces the first build. How the servers are started is cluster.py's matter.
 """
 
 import os
@@ -8,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +34,19 @@ TARGETS = (
     ("kube-controller-manager", "k8s.io/kubernetes/cmd/kube-controller-manager", 75),
     ("etcd", "go.etcd.io/etcd/server/v3", 15),
 )
+NODE_MODULE = MODULE / "node-module"
+NODE_TARGETS = (
+    ("kubelet", "k8s.io/kubernetes/cmd/kubelet", 150),
+    ("kube-scheduler", "k8s.io/kubernetes/cmd/kube-scheduler", 20),
+)
+
+
+@dataclass(frozen=True)
+class NodeBinaries:
+    """Paths of what a cluster with a node needs besides its control plane."""
+
+    kubelet: Path
+    scheduler: Path
 
 
 @dataclass(frozen=True)
@@ -51,13 +66,14 @@ def fetch_control_plane() -> ControlPlane:
     assets = os.environ.get("KUBEBUILDER_ASSETS")
     if assets:
         return _from_assets(Path(assets))
-    go = fetch_go()
-    version, arch = subprocess.run(
-        [go, "env", "GOVERSION", "GOARCH"], check=True, capture_output=True, text=True, env=go_environment()
-    ).stdout.split()
-    key = key_of((MODULE / "go.mod").read_bytes(), (MODULE / "go.sum").read_bytes(), version, arch, LDFLAGS)
-    folder = provide("kubernetes", key, lambda draft: _build(go, draft))
+    folder = _provide_built("kubernetes", MODULE, TARGETS)
     return ControlPlane(folder / "etcd", folder / "kube-apiserver", folder / "kube-controller-manager")
+
+
+def fetch_node_binaries() -> NodeBinaries:
+    """kubelet and kube-scheduler: from the cache, else built (40 seconds where the control plane was built here). Raises LabError."""
+    folder = _provide_built("node", NODE_MODULE, NODE_TARGETS)
+    return NodeBinaries(folder / "kubelet", folder / "kube-scheduler")
 
 
 def fetch_kubectl() -> Path:
@@ -120,13 +136,22 @@ def _install_go(requirement: str, draft: Path) -> None:
     )
 
 
-def _build(go: str, draft: Path) -> None:
-    for position, (binary, package, expected) in enumerate(TARGETS, 1):
+def _provide_built(name: str, module: Path, targets: Sequence[tuple[str, str, int]]) -> Path:
+    go = fetch_go()
+    version, arch = subprocess.run(
+        [go, "env", "GOVERSION", "GOARCH"], check=True, capture_output=True, text=True, env=go_environment()
+    ).stdout.split()
+    key = key_of((module / "go.mod").read_bytes(), (module / "go.sum").read_bytes(), version, arch, LDFLAGS)
+    return provide(name, key, lambda draft: _build(go, module, targets, draft))
+
+
+def _build(go: str, module: Path, targets: Sequence[tuple[str, str, int]], draft: Path) -> None:
+    for position, (binary, package, expected) in enumerate(targets, 1):
         run_shown(
             [go, "build", "-mod=readonly", "-trimpath", "-ldflags", LDFLAGS, "-o", str(draft / binary), package],
-            f"building {binary} ({position} of {len(TARGETS)})",
+            f"building {binary} ({position} of {len(targets)})",
             expected,
             draft / f"{binary}.log",
             env=go_environment(),
-            cwd=MODULE,
+            cwd=module,
         )

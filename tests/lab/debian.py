@@ -1,4 +1,4 @@
-"""Debian packages, unpacked into the cache and never installed: cosign 3, docker-registry and Prometheus.
+"""Debian packages, unpacked into the cache and never installed: cosign 3, docker-registry, Prometheus, what a node and an image consist of.
 
 The mirror is the one this machine is configured for, so no host name stands here. Each suite has lists of its own in the
 cache: the machine's own package lists are neither needed nor changed.
@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,11 @@ class Wanted:
 COSIGN = (Wanted("sid", "3.1.1-2"), Wanted("sid", "3."), Wanted("forky", "3."), Wanted("trixie", "3."))
 DOCKER_REGISTRY = (Wanted("bookworm", "2.8."), Wanted("trixie", "2.8."), Wanted("sid", "2.8."))
 PROMETHEUS = (Wanted("bookworm", "2."), Wanted("trixie", "2."), Wanted("sid", "3."))
+# containerd 1.6 runs pods too, but mounts no image as a volume; a newer runc asks for a newer libc than bookworm has.
+CONTAINERD = (Wanted("sid", "2."), Wanted("trixie", "1.7."), Wanted("bookworm", "1.6."))
+RUNC = (Wanted("bookworm", "1."), Wanted("trixie", "1."))
+NETWORK_PLUGINS = (Wanted("bookworm", "1."), Wanted("trixie", "1."), Wanted("sid", "1."))
+BUSYBOX = (Wanted("bookworm", "1:1."), Wanted("trixie", "1:1."), Wanted("sid", "1:1."))
 
 
 def fetch_cosign() -> Path:
@@ -53,6 +59,49 @@ def fetch_prometheus() -> Path:
     """The folder with prometheus and promtool. Raises LabError naming every way that failed."""
     key = key_of(repr(PROMETHEUS), _architecture())
     return provide("prometheus", key, lambda draft: _unpack("prometheus", PROMETHEUS, draft)) / "usr/bin"
+
+
+@dataclass(frozen=True)
+class NodeTools:
+    """Folders of programs: containerd with ctr and its shim, runc, the network plugins; and the one static busybox."""
+
+    containerd: Path
+    runc: Path
+    plugins: Path
+    busybox: Path
+
+
+def fetch_node_tools() -> NodeTools:
+    """What a node needs beside the kubelet, 60 MB. Raises LabError naming every way that failed."""
+    wanted = {
+        "containerd": (CONTAINERD, "usr/bin/containerd"),
+        "runc": (RUNC, "usr/sbin/runc"),
+        "containernetworking-plugins": (NETWORK_PLUGINS, "usr/lib/cni/bridge"),
+        "busybox-static": (BUSYBOX, "bin/busybox"),
+    }
+
+    def make(draft: Path) -> None:
+        for package, (candidates, program) in wanted.items():
+            (draft / package).mkdir()
+            _unpack(package, candidates, draft / package, program)
+
+    folder = provide("node-tools", key_of(repr(wanted), _architecture()), make)
+    programs = {package: folder / package / program for package, (_, program) in wanted.items()}
+    return NodeTools(
+        programs["containerd"].parent, programs["runc"].parent, programs["containernetworking-plugins"].parent, programs["busybox-static"]
+    )
+
+
+def unpack_packages(suite: str, packages: Sequence[str], root: Path) -> None:
+    """The named packages of `suite` (any version; what they depend on must be named too), unpacked into `root`. Raises LabError."""
+    config = _fetch_lists(suite)
+    with tempfile.TemporaryDirectory() as folder:
+        command = ["apt-get", "-qq", "download", *packages]
+        run_shown(
+            command, f"fetching {len(packages)} packages", 10, Path(folder, "log"), env=_environment(config), cwd=Path(folder), limit=300
+        )
+        for archive in sorted(Path(folder).glob("*.deb")):
+            _run(["dpkg", "-x", str(archive), str(root)], config)
 
 
 def _make_cosign(draft: Path) -> None:
@@ -81,7 +130,7 @@ def _make_cosign(draft: Path) -> None:
         )
 
 
-def _unpack(package: str, candidates: Sequence[Wanted], draft: Path) -> None:
+def _unpack(package: str, candidates: Sequence[Wanted], draft: Path, program: str = "") -> None:
     """The first candidate that can be downloaded, unpacked into `draft`; its program must start."""
     failures = []
     for wanted in candidates:
@@ -92,9 +141,8 @@ def _unpack(package: str, candidates: Sequence[Wanted], draft: Path) -> None:
                 failures.append(f"{wanted.suite}: no {package} {wanted.version}")
                 continue
             _download(config, package, version, draft)
-            program = draft / "usr/bin" / package
             # A package of a newer suite may ask for a newer libc than this machine has.
-            started = subprocess.run([program, "--help"], capture_output=True, text=True, timeout=60)
+            started = subprocess.run([draft / (program or f"usr/bin/{package}"), "--help"], capture_output=True, text=True, timeout=60)
             if started.returncode:
                 raise LabError(f"{package} {version} does not start here: {started.stderr.strip()[-300:]}")
         except LabError as error:

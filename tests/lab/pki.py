@@ -54,9 +54,9 @@ class Authority:
         _write_pair(authority.pair, cert, key)
         return authority
 
-    def issue_server(self, name: str) -> Pair:
-        """A serving certificate for 127.0.0.1, ::1 and localhost."""
-        addresses = [x509.IPAddress(ipaddress.ip_address(text)) for text in ("127.0.0.1", "::1")]
+    def issue_server(self, name: str, more_addresses: Sequence[str] = ()) -> Pair:
+        """A serving certificate for 127.0.0.1, ::1, localhost, and `more_addresses`."""
+        addresses = [x509.IPAddress(ipaddress.ip_address(text)) for text in ("127.0.0.1", "::1", *more_addresses)]
         names = [x509.DNSName("localhost"), x509.DNSName("kubernetes.default.svc")]
         return self._issue(name, _subject(name), ExtendedKeyUsageOID.SERVER_AUTH, x509.SubjectAlternativeName([*addresses, *names]))
 

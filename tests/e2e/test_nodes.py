@@ -1,0 +1,99 @@
+"""Real nodes: kubelet, containerd and runc of each cluster in namespaces of their own, which leave the machine as it was."""
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.lab.cgroups import list_cgroups
+from tests.lab.nodes import GROUP, NodeCluster, NodeLab
+from tests.lab.pod_images import busybox_image
+
+WEB = "localhost/web:1"
+START = 900.0  # seconds: seldom are kubelet and scheduler in the cache, and then a lab is up in ten
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(START)]
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeLab]:
+    """Clusters `hub` and `east`, with a node each."""
+    folder = tmp_path_factory.mktemp("nodes")
+    before = _kernel_settings()
+    with NodeLab.start(folder, ["hub", "east"]) as lab:
+        for cluster in lab.clusters.values():
+            cluster.import_image(busybox_image(WEB, "httpd", "-f", "-p", "8080", "-h", "/srv"))
+        yield lab
+    assert _kernel_settings() == before
+    assert list_cgroups(f"{GROUP}{os.getpid()}-") == []
+    assert _left_behind(folder) == []
+
+
+def test_a_pod_with_a_volume_serves_on_a_real_node(nodes: NodeLab) -> None:
+    east = nodes.clusters["east"]
+    folder = east.make_volume("words")
+    (folder / "said").write_text("by the volume\n")
+    _apply_web(east)
+
+    east.kubectl("wait", "--for=condition=Available", "deployment/web", "--timeout=60s", limit=70)
+
+    assert _fetch(nodes.clusters["hub"], f"http://{_pod_address(east)}:8080/said") == "by the volume\n"
+    assert "httpd" in east.kubectl("exec", "deployment/web", "--", "/bin/busybox", "ps")
+
+
+def _apply_web(cluster: NodeCluster) -> None:
+    container = {
+        "name": "web",
+        "image": WEB,
+        "readinessProbe": {"httpGet": {"path": "/said", "port": 8080}, "periodSeconds": 1},
+        "volumeMounts": [{"name": "words", "mountPath": "/srv"}],
+    }
+    claim = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": "words", "namespace": "default"},
+        "spec": {"accessModes": ["ReadWriteOnce"], "storageClassName": "lab", "resources": {"requests": {"storage": "1Gi"}}},
+    }
+    pod = {"containers": [container], "volumes": [{"name": "words", "persistentVolumeClaim": {"claimName": "words"}}]}
+    deployment = {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "web", "namespace": "default"},
+        "spec": {
+            "selector": {"matchLabels": {"app": "web"}},
+            "template": {"metadata": {"labels": {"app": "web"}}, "spec": pod},
+        },
+    }
+    for found in (claim, deployment):
+        cluster.kubectl("apply", "-f", "-", stdin=json.dumps(found))
+
+
+def _pod_address(cluster: NodeCluster) -> str:
+    return cluster.kubectl("get", "pods", "-l", "app=web", "-o", "jsonpath={.items[0].status.podIP}")
+
+
+def _fetch(cluster: NodeCluster, url: str) -> str:
+    """What a client that stands in the network of `cluster` gets."""
+    return cluster.space.call("curl", "--silent", "--show-error", "--fail", "--max-time", "5", "--noproxy", "*", url, network_only=True)
+
+
+def _kernel_settings() -> dict[str, str]:
+    """Those of the machine that a kubelet, a container runtime or a network plugin may set."""
+    done = subprocess.run(["sysctl", "--all"], capture_output=True, text=True, timeout=60, check=False)
+    found = dict(line.split(" = ", 1) for line in done.stdout.splitlines() if " = " in line)
+    return {name: value for name, value in found.items() if name.startswith(("vm.", "net.", "kernel.panic", "kernel.keys."))}
+
+
+def _left_behind(folder: Path) -> list[str]:
+    """Processes and mounts that still name the lab's folder."""
+    lines = [line for line in Path("/proc/self/mounts").read_text().splitlines() if str(folder) in line]
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            line = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if str(folder) in line:
+            lines.append(line)
+    return lines
