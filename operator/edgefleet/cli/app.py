@@ -26,10 +26,20 @@ GROUPS = {
     "site": "site:app",
     "gateway": "agent:gateway",
 }
-COMMANDS = {"status": "status:status", "agent": "agent:agent", "hub": "hub:hub", "crds": "crds:crds"}
+COMMANDS = {
+    "status": "status:status",
+    "check": "check:check",
+    "agent": "agent:agent",
+    "hub": "hub:hub",
+    "crds": "crds:crds",
+}
 """Names and where they are found: module of this package, and attribute."""
-VERBS = {"rollout": {"explain": "record:explain", "export": "record:export"}, "judge": {"replay": "record:replay"}}
-"""What live traffic said of a run is one module, under two nouns."""
+VERBS = {
+    "rollout": {"explain": "record:explain", "export": "record:export"},
+    "judge": {"replay": "record:replay"},
+    "site": {"join": "join:join", "leave": "join:leave", "identity": "join:identity"},
+}
+"""Verbs whose module is not that of their noun: what live traffic said of a run, how a site comes and goes."""
 
 EXPECTED = (CommandFailed, Rejected, RegistryError)
 """Errors that say all there is to say: one line on stderr, exit code 1. Each has a `reason` and a `message`."""
