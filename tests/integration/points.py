@@ -23,7 +23,14 @@ from tests.lab.faults import Fault, FaultPlan, WatchFault, WriteFault
 from tests.lab.history import Entry
 from tests.lab.nursery import Knobs
 
-REPEATED = frozenset({"hub/heartbeat.py Heartbeat._beat", "site/heartbeat.py Heartbeat.run", "hub/events.py Events._write"})
+REPEATED = frozenset(
+    {
+        "hub/heartbeat.py Heartbeat._beat",
+        "site/heartbeat.py Heartbeat.run",
+        "hub/leadership.py Leadership._write",
+        "hub/events.py Events._write",
+    }
+)
 """The same write again and again, that no decision depends on: the first three are enough."""
 FIRST = 3
 ACTORS = ("hub", "agent-a", "agent-b")

@@ -158,7 +158,7 @@ class TenSecondFleet:
     async def _prepare_hub(self) -> None:
         kubeconfig = hub_kubeconfig(self._lane.hub)
         through = await self.proxy.open_line("hub", "hub", self._lane.hub, kubeconfig)
-        self._add_actor("hub", ["hub", "--kubeconfig", str(through), "--namespace", self.system, "--heartbeat", "1s"])
+        self._add_actor("hub", ["hub", "--kubeconfig", str(through), "--namespace", self.system, "--heartbeat", "1s", "--identity", "hub"])
 
     async def _prepare_site(self, letter: str) -> None:
         name, actor, folder = self.site(letter), f"agent-{letter}", self.folder / letter

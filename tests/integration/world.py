@@ -119,6 +119,8 @@ class World:
     def start_hub(self, *options: str) -> subprocess.Popen[bytes]:
         kubeconfig = hub_kubeconfig(self.lab.hub)
         command = [sys.executable, "-m", "edgefleet", "hub", "--kubeconfig", str(kubeconfig), "--namespace", self.system, *options]
+        # One hub after another, as in one pod: the next need not wait for the Lease of one that was killed.
+        command += [] if "--identity" in options else ["--identity", "world"]
         self._hub = subprocess.Popen([*command, "--heartbeat", "1s"], stdout=self._log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
         return self._hub
 

@@ -78,7 +78,7 @@ class Stage:
         """The hub, under its chart's ServiceAccount with the rights that the chart gives it."""
         kubeconfig = hub_kubeconfig(self.lab.hub)  # a new token each time: it dies with the account
         if self.hub is None:
-            command = [sys.executable, "-m", "edgefleet", "hub", "--kubeconfig", str(kubeconfig)]
+            command = [sys.executable, "-m", "edgefleet", "hub", "--kubeconfig", str(kubeconfig), "--identity", "demo"]
             self.hub = HubPod(command, self.folders.run, _environment(), self.story)
         self.hub.start()
 

@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import platform
+import secrets
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -18,15 +20,25 @@ def hub(
         Path | None, typer.Option(help="The hub's API server; without it, the service account of the pod that this runs in.")
     ] = None,
     namespace: Annotated[str, typer.Option(help="Where the hub keeps its own objects.")] = "edgefleet-system",
+    identity: Annotated[
+        str | None,
+        typer.Option(
+            help="The name of this process among several hubs, of which one works. Never the same for two that live at once; a pod's own "
+            "name is right. [default: host name and a random part]"
+        ),
+    ] = None,
     heartbeat: Annotated[str, typer.Option(help="How often the hub checks that it still hears its API server.")] = "10s",
-    metrics_port: Annotated[int | None, typer.Option(help="Answer Prometheus at this port, /metrics.", min=1, max=65535)] = None,
+    metrics_port: Annotated[
+        int | None, typer.Option(help="Answer /healthz, /readyz and Prometheus' /metrics at this port.", min=1, max=65535)
+    ] = None,
     metrics_host: Annotated[
         str, typer.Option(help="The address for it; anything but loopback is open to whoever reaches it.")
     ] = "127.0.0.1",
 ) -> None:
     """Run the hub: resolve and verify releases, plan waves, assign sites, promote or roll back.
 
-    It keeps nothing on disk and may be killed at any moment. Exit codes: 0 told to stop, 1 to be started again, 2 wrong usage.
+    It keeps nothing on disk and may be killed at any moment. Of several hubs of a namespace one works; another takes over at once when it
+    is told to stop, and within 15 s when it is lost. Exit codes: 0 told to stop, 1 to be started again, 2 wrong usage.
     """
     from edgefleet.hub.process import run_hub
     from edgefleet.hub.settings import Settings
@@ -34,6 +46,7 @@ def hub(
     _set_up_logging()
     every = read_period(heartbeat, "--heartbeat")
     settings = Settings(
+        identity=identity or f"{platform.node()}_{secrets.token_hex(4)}",
         namespace=namespace,
         heartbeat_every=every,
         heartbeat_lost_after=max(3 * every, timedelta(seconds=5)),

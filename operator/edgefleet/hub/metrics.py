@@ -5,15 +5,13 @@ Nearly everything is read from the parts when it is asked for, so that what is g
 from the hub's own loop: a hub that hangs does not answer.
 """
 
-import asyncio
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from aiohttp import web
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Histogram, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, Histogram, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -125,21 +123,6 @@ class Metrics:
             queue.on_pass = duration.labels(queue.name).observe
         self.registry.register(_Reading(parts))
         ProcessCollector(registry=self.registry)
-
-    async def serve(self, host: str, port: int) -> None:
-        """Answer GET /metrics until cancelled. Raises OSError when the address cannot be had."""
-        app = web.Application()
-        app.router.add_get("/metrics", self._answer)
-        runner = web.AppRunner(app, access_log=None)
-        await runner.setup()
-        try:
-            await web.TCPSite(runner, host, port).start()
-            await asyncio.Event().wait()
-        finally:
-            await runner.cleanup()
-
-    async def _answer(self, _: web.Request) -> web.Response:
-        return web.Response(body=generate_latest(self.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
 class _Reading(Collector):

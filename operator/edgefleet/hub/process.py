@@ -1,4 +1,4 @@
-"""The hub's one process: wait at the gate, build the parts, run them; any of them ending ends all.
+"""The hub's one process: wait at the gate and for the lead, build the parts, run them; any of them ending ends all.
 
 Crash-only: all progress stands in the API server, so being started again is cheap and is the answer to everything unforeseen.
 """
@@ -28,16 +28,18 @@ from edgefleet.hub.handlers import make_registry, make_settings
 from edgefleet.hub.heartbeat import BEAT_ANNOTATION, Heartbeat
 from edgefleet.hub.inventory import Inventory
 from edgefleet.hub.joining import Joining
+from edgefleet.hub.leadership import LeaderApi, Leadership
 from edgefleet.hub.metrics import CountingApi, Metrics
 from edgefleet.hub.models import CONCURRENCY, Models
 from edgefleet.hub.plans import settle_leftovers
+from edgefleet.hub.probes import Probes
 from edgefleet.hub.queue import PassQueue
 from edgefleet.hub.records import BundleRecord, LeaseRecord
 from edgefleet.hub.runs import Runs
 from edgefleet.hub.settings import FIELD_MANAGER, HUB_KEY_ENTRY, HUB_KEY_SECRET, Settings
 from edgefleet.hub.sites import Sites
 from edgefleet.kube.client import Api
-from edgefleet.kube.connection import load_connection
+from edgefleet.kube.connection import Connection, load_connection
 from edgefleet.kube.errors import NotFound
 from edgefleet.kube.resources import CONFIG_MAPS, EDGE_FLEETS, EDGE_MODELS, SECRETS
 from edgefleet.kube.watch import Key, ListWatch
@@ -126,8 +128,6 @@ class Hub:
         """Run until cancelled, or until a part ends, which ends all."""
         kopf_is_up = asyncio.Event()
         async with asyncio.TaskGroup() as group:
-            if self._settings.metrics_port is not None:
-                group.create_task(self.metrics.serve(self._settings.metrics_host, self._settings.metrics_port), name="metrics")
             group.create_task(self.inventory.run(), name="inventory")
             group.create_task(self.bundles.run(), name="bundle")
             await self.inventory.wait_synced()
@@ -215,16 +215,37 @@ class Hub:
 async def run_hub(kubeconfig: Path | None, settings: Settings) -> None:
     """Run the hub against one API server. Returns when told to stop; raises when it must be started again."""
     connection = load_connection(kubeconfig)
-    async with CountingApi(connection, user_agent=FIELD_MANAGER) as api:
+    _stop_on_signals(asyncio.current_task())
+    try:
+        async with Api(connection, user_agent=FIELD_MANAGER, attempts=1) as lease_api:
+            leadership = Leadership(lease_api, settings.namespace, settings.identity)
+            probes = Probes(leadership)
+            async with asyncio.TaskGroup() as group:
+                if settings.metrics_port is not None:
+                    group.create_task(probes.serve(settings.metrics_host, settings.metrics_port), name="probes")
+                await _lead(connection, settings, leadership, probes)
+    except asyncio.CancelledError:
+        log.info("told to stop")
+
+
+async def _lead(connection: Connection, settings: Settings, leadership: Leadership, probes: Probes) -> None:
+    """Wait for what is needed and for the lead, then work until cancelled, or until a part or the lead is lost."""
+    async with LeaderApi(connection, leadership, user_agent=FIELD_MANAGER) as api:
         await wait_until_served(api, settings.namespace)
+        probes.waits_for = f"the Secret {settings.namespace}/{HUB_KEY_SECRET}"
         key = await _fetch_hub_key(api, settings.namespace)
-        with RegistryClient() as registry:
-            hub = Hub(api, key, registry, settings)
-            log.info("hub of %s: signing as %s", api.server, key.public.id)
-            try:
-                await hub.run(make_registry(hub, connection))
-            except asyncio.CancelledError:
-                log.info("told to stop")
+        probes.waits_for = ""
+        await leadership.acquire()
+        try:
+            with RegistryClient() as registry:
+                hub = Hub(api, key, registry, settings)
+                probes.work = hub.metrics.registry
+                log.info("hub of %s: signing as %s", api.server, key.public.id)
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(leadership.keep(), name="leadership")
+                    await hub.run(make_registry(hub, connection))
+        finally:
+            await leadership.release()
 
 
 async def _never_ending(name: str, part: Awaitable[None]) -> None:

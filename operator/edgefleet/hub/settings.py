@@ -12,8 +12,10 @@ HEARTBEAT = "edgefleet-heartbeat"
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """`namespace` holds the hub's own objects; `resync` is how often everything is looked at although nothing changed."""
+    """`namespace` holds the hub's own objects, `identity` names this process among its hubs; `resync` is how often everything is looked at
+    although nothing changed."""
 
+    identity: str = "hub"
     namespace: str = "edgefleet-system"
     heartbeat_every: timedelta = timedelta(seconds=10)
     heartbeat_lost_after: timedelta = timedelta(seconds=30)

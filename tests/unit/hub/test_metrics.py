@@ -1,14 +1,11 @@
 """Metrics: what is declared is also set, labels are bounded, and what is gone leaves nothing behind."""
 
-import asyncio
 import json
 import re
-import socket
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any, get_args
 
-import aiohttp
 import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
@@ -164,26 +161,3 @@ async def test_what_is_gone_leaves_no_series(hub: Hub) -> None:
     assert not found["edgefleet_fleet_sites"].samples
     assert not found["edgefleet_rollout_info"].samples
     assert value(found, "edgefleet_sites", region="de", state="connected") is None
-
-
-async def test_it_is_served_over_http_on_loopback(hub: Hub) -> None:
-    await fill(hub)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    task = asyncio.create_task(hub.metrics.serve("127.0.0.1", port))
-    try:
-        async with asyncio.timeout(5), aiohttp.ClientSession() as client:
-            while True:
-                try:
-                    async with client.get(f"http://127.0.0.1:{port}/metrics") as answer:
-                        assert answer.status == 200
-                        assert answer.headers["Content-Type"].startswith("text/plain; version=")
-                        text = await answer.text()
-                        break
-                except aiohttp.ClientConnectorError:
-                    await asyncio.sleep(0.01)
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-    assert 'edgefleet_fleet_sites{fleet="plants",namespace="team",state="desired"} 3.0' in text
