@@ -47,6 +47,10 @@ class Api:
         """The address, for messages."""
         return self._connection.server
 
+    def authority(self) -> bytes:
+        """Who vouches for that address: PEM, empty if the machine's own authorities do. Raises OSError."""
+        return self._connection.authority()
+
     async def __aenter__(self) -> Self:
         self._session = self._make_session()
         return self
