@@ -1,14 +1,29 @@
 """EdgeModel: where a model's releases come from, whom to trust for it, how sites serve it, and what good means for it."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
 from edgefleet.api.conditions import Conditions
 from edgefleet.api.meta import Kind, Schema
-from edgefleet.api.quantities import Digest, Duration, Message, Name, Percent, Repository, RevisionHash, Share, Tag, Timestamp
+from edgefleet.api.quantities import (
+    Digest,
+    Duration,
+    LabelKey,
+    LabelValue,
+    Message,
+    Name,
+    Percent,
+    Repository,
+    RevisionHash,
+    Share,
+    Tag,
+    Timestamp,
+)
 
 Arch = Annotated[str, Field(pattern=r"^[a-z0-9_]{1,16}$", max_length=16)]
+MAX_TEMPLATE_BYTES = 16_384
+"""A signed order carries one template; its envelope may have 64 KiB."""
 Accelerator = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,31}$", max_length=32)]
 
 
@@ -73,11 +88,91 @@ class RepositoryRuntime(Schema):
     """
 
 
+Labels = Annotated[dict[LabelKey, LabelValue], Field(max_length=16)]
+_OPEN: Any = {"x-kubernetes-preserve-unknown-fields": True}
+
+
+class PodContainer(Schema):
+    """A container as Kubernetes knows it, its image by digest. What a site allows in it is decided there."""
+
+    name: Name
+    image: Annotated[str, Field(pattern=r"^[a-z0-9][^\s@]*@sha256:[0-9a-f]{64}$", max_length=512)]
+
+    model_config = ConfigDict(extra="allow", json_schema_extra=_OPEN)
+
+
+class PodSpec(Schema):
+    """The spec of a pod as Kubernetes knows it. What a site allows in it is decided there."""
+
+    containers: Annotated[tuple[PodContainer, ...], Field(min_length=1, max_length=8)]
+    init_containers: Annotated[tuple[PodContainer, ...], Field(max_length=8)] = ()
+
+    model_config = ConfigDict(extra="allow", json_schema_extra=_OPEN)
+
+
+class PodMetadata(Schema):
+    """Labels and annotations of the pods, beside those that the site sets."""
+
+    labels: Labels = Field(default_factory=dict)
+    annotations: Annotated[dict[LabelKey, Annotated[str, Field(max_length=1024)]], Field(max_length=16)] = Field(default_factory=dict)
+
+
+class PodTemplate(Schema):
+    """A pod template as Kubernetes knows it, at most MAX_TEMPLATE_BYTES of JSON."""
+
+    metadata: PodMetadata = PodMetadata()
+    spec: PodSpec
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Self:
+        size = len(self.model_dump_json(by_alias=True, exclude_defaults=True).encode())
+        if size > MAX_TEMPLATE_BYTES:
+            raise ValueError(f"the pod template has {size} bytes of JSON, at most {MAX_TEMPLATE_BYTES} are allowed")
+        return self
+
+
+class DeploymentRuntime(Schema):
+    """Pods that the site starts for each revision, with the revision's files mounted read-only at `mountPath` of every container.
+
+    `port` is where the first container answers. `path` is what stands there for `/v2/models/<model>` of the site's gateway; without it
+    the server must know the model by the name of the EdgeModel. A server that does not speak the Open Inference Protocol v2 can be served
+    under a path of its own, but it cannot answer a golden set.
+    """
+
+    template: PodTemplate
+    port: Annotated[int, Field(ge=1, le=65535)]
+    mount_path: Annotated[str, Field(pattern=r"^/[A-Za-z0-9._/-]*$", max_length=256)]
+    path: Annotated[str, Field(pattern=r"^/[A-Za-z0-9._/-]*$", max_length=256)] | None = None
+
+
 class Serving(Schema):
-    """One way to serve the model; the first entry that fits the site's hardware is used."""
+    """One way to serve the model; the first entry that fits the site's hardware is used.
+
+    `switch`: SideBySide starts a new revision beside the old one and switches when it has passed. Replace stops the old one first, for
+    hardware that holds only one: requests are refused in between, and counted.
+    """
 
     match: HardwareMatch = HardwareMatch()
-    repository: RepositoryRuntime
+    repository: RepositoryRuntime | None = None
+    deployment: DeploymentRuntime | None = None
+    switch: Literal["SideBySide", "Replace"] = "SideBySide"
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "x-kubernetes-validations": [
+                {
+                    "rule": "has(self.repository) != has(self.deployment)",
+                    "message": "a serving entry has exactly one of repository and deployment",
+                }
+            ]
+        }
+    )
+
+    @model_validator(mode="after")
+    def _one_runtime(self) -> Self:
+        if (self.repository is None) == (self.deployment is None):
+            raise ValueError("a serving entry has exactly one of repository and deployment")
+        return self
 
 
 class LatencySlo(Schema):

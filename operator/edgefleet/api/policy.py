@@ -12,9 +12,11 @@ OnFailure = Literal["RollbackAll", "RollbackWave", "RollbackFailed", "Pause"]
 
 
 class Approval(Schema):
-    """How many different people must approve before the wave opens."""
+    """How many different people must approve before the wave opens. With `notAuthor` the one who named the release, which the annotation
+    edgefleet.io/author of the EdgeModel tells, does not count; a release whose author is unknown then starts no run."""
 
     required: Annotated[int, Field(ge=1, le=8)] = 1
+    not_author: bool = False
 
 
 class Soak(Schema):
@@ -116,9 +118,15 @@ class Analysis(Schema):
 
 
 class HardChecks(Schema):
-    """What a site itself must see. `readyWithin` counts from the end of the fetch to readiness of the new revision."""
+    """What a site itself must see. `readyWithin` counts from the end of the fetch to readiness of the new revision.
+
+    `maxRestarts` and `oomKilled`: how often the containers of its pods may restart, and be killed for want of memory, from their start
+    until the old pods go. Only a site that starts pods can see these; elsewhere they are not applicable, and its status says so.
+    """
 
     ready_within: Duration = "10m"
+    max_restarts: Annotated[int, Field(ge=0, le=1000)] = 2
+    oom_killed: Annotated[int, Field(ge=0, le=1000)] = 0
 
 
 class MaxFailed(Schema):

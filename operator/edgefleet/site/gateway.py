@@ -17,13 +17,16 @@ import aiohttp
 from edgefleet.site.durable import write_durably
 from edgefleet.site.gateway_config import (
     ADMIN_SOCKET,
+    NOBODY,
     TABLE_PATH,
     Endpoint,
     Target,
+    Upstream,
     plan_bootstrap,
     plan_clusters,
     plan_routes,
     read_table,
+    read_upstreams,
     table_version,
 )
 from edgefleet.site.gateway_process import GatewayProcess, find_envoy
@@ -55,6 +58,7 @@ class Gateway:
         self._lock = asyncio.Lock()
         self._draining: set[Target] = set()
         self._table: dict[str, Target] = {}
+        self._upstreams: dict[Target, Upstream] = {}
         self._taken = True
         self.restarts = 0
         self.before_removal: Callable[[], Awaitable[None]] | None = None
@@ -89,12 +93,12 @@ class Gateway:
             routes_path=str((self.folder / "routes.json").resolve()),
         )
         pid = self._process.find()
-        self._table = self._read_table()
+        self._table, self._upstreams = self._read_table(), self._read_upstreams()
         if pid is None:
             (self.folder / ADMIN_SOCKET).unlink(missing_ok=True)
             self._write("bootstrap.json", bootstrap)
-            self._write("clusters.json", plan_clusters(self._table.values(), self._server))
-            self._write("routes.json", plan_routes(self._table))
+            self._write_clusters()
+            self._write("routes.json", plan_routes(self._table, self._upstreams))
             pid = self._process.start(find_envoy(self._envoy))
             log.info("gateway started: http port %d, pid %d", self.address.port, pid)
         else:
@@ -115,11 +119,21 @@ class Gateway:
                 log.error("%s", error)
                 await asyncio.sleep(RESTART_PAUSE_SECONDS)
 
-    async def switch(self, model: str, revision: str | None) -> None:
-        """Route `model` to this revision, or to nothing; returns when every further request goes there. Raises GatewayDown."""
+    async def switch(self, model: str, revision: str | None, upstream: Upstream | None = None) -> None:
+        """Route `model` to this revision, or to nothing; returns when every further request goes there. Raises GatewayDown.
+
+        `upstream` is where the revision answers now, if not at the one model server; another one for what is routed already moves it.
+        """
         async with self._lock:
             old = self._table.get(model)
             new = Target(model, revision) if revision else None
+            if new and self._upstreams.get(new) != upstream:
+                self._upstreams = {target: where for target, where in self._upstreams.items() if target != new}
+                if upstream:
+                    self._upstreams[new] = upstream
+                if old == new:
+                    self._write_clusters()
+                    await self._wait(lambda: self._is_at(new, upstream), SWITCH_SECONDS, f"Envoy does not move {new.served_name}")
             if old == new:
                 if not self._taken:
                     await self._require_taken()
@@ -127,12 +141,12 @@ class Gateway:
             table = {**self._table, model: new} if new else {name: one for name, one in self._table.items() if name != model}
             if new:
                 self._draining.discard(new)
-                self._write("clusters.json", plan_clusters({*self._table.values(), *self._draining, new}, self._server))
+                self._write_clusters(new)
                 await self._wait(lambda: self._knows(new), SWITCH_SECONDS, f"Envoy does not take the cluster {new.served_name}")
             if old:
                 self._draining.add(old)
             # Only what is on disk is routed: a disk that is full must not make us unload what clients still get.
-            self._write("routes.json", plan_routes(table))
+            self._write("routes.json", plan_routes(table, self._upstreams))
             self._table, self._taken = table, False
             await self._require_taken()
 
@@ -155,7 +169,13 @@ class Gateway:
             await self.before_removal()
         async with self._lock:
             self._draining = {target for target in self._draining if target.served_name != served_name}
-            self._write("clusters.json", plan_clusters({*self._table.values(), *self._draining}, self._server))
+            self._write_clusters()
+
+    async def count_refused(self, model: str) -> int:
+        """How many requests were refused since `model` is routed to nobody. Raises GatewayDown."""
+        name = Target(model, NOBODY).served_name
+        _, stats = await self.fetch_stats({"format": "json", "filter": f"^cluster.{name}.upstream_rq_503$"})
+        return sum(int(entry["value"]) for entry in stats.get("stats", ()) if "value" in entry)
 
     async def fetch_stats(self, query: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
         """Envoy's statistics, and the name of the life that they are of. Raises GatewayDown."""
@@ -171,6 +191,14 @@ class Gateway:
     async def _knows(self, target: Target) -> bool:
         clusters = await self._ask("/clusters", format="json")
         return any(entry.get("name") == target.served_name for entry in clusters.get("cluster_statuses", ()))
+
+    async def _is_at(self, target: Target, upstream: Upstream | None) -> bool:
+        port = (upstream.endpoint if upstream else self._server).port
+        host = (upstream.endpoint if upstream else self._server).host
+        clusters = await self._ask("/clusters", format="json")
+        found = [one for one in clusters.get("cluster_statuses", ()) if one.get("name") == target.served_name]
+        addresses = [one["address"]["socket_address"] for entry in found for one in entry.get("host_statuses", ())]
+        return any((one["address"], one["port_value"]) == (host, port) for one in addresses) or upstream is None
 
     async def _is_idle(self, served_name: str) -> bool:
         # A request that still waits for a connection is not active yet, but pending.
@@ -210,6 +238,18 @@ class Gateway:
             return {}
         except ValueError as error:
             raise GatewayDown(f"{self.folder / 'routes.json'}: {error}; remove it") from error
+
+    def _read_upstreams(self) -> dict[Target, Upstream]:
+        try:
+            return read_upstreams(json.loads((self.folder / "clusters.json").read_bytes()))
+        except FileNotFoundError:
+            return {}
+        except ValueError as error:
+            raise GatewayDown(f"{self.folder / 'clusters.json'}: {error}; remove it") from error
+
+    def _write_clusters(self, *more: Target) -> None:
+        targets = {*self._table.values(), *self._draining, *more}
+        self._write("clusters.json", plan_clusters(targets, self._server, self._upstreams))
 
     def _require_same_address(self) -> None:
         running = json.loads((self.folder / "bootstrap.json").read_bytes())

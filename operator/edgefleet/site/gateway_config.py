@@ -1,15 +1,17 @@
 """What the site's Envoy is told: a bootstrap that never changes, and two files that do. Pure.
 
 One cluster per revision, so that Envoy counts per revision; one route per model, to exactly one revision. A client sees only
-`/v2/models/<model>/...`; the server behind sees `/v2/models/<model>--<rev8>/...`. Everything else is 404 in JSON, so the server's
-repository API (load, unload) cannot be reached from outside. When which file is written is left to gateway.py.
+`/v2/models/<model>/...`; the server behind sees `/v2/models/<model>--<rev8>/...`, or a path of its own where the revision has a server to
+itself. Everything else is 404 in JSON, so the server's repository API (load, unload) cannot be reached from outside. A model may be
+routed to nobody for a while: that is refused with 503 and counted like a revision. When which file is written is left to gateway.py.
 """
 
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from ipaddress import ip_address
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,6 +20,7 @@ ROUTE_CONFIG = "models"
 ADMIN_SOCKET = "admin.sock"
 TABLE_PATH = "/edgefleet/routes"
 REVISION_HEADER = "x-edgefleet-revision"
+METADATA = "edgefleet"
 MAX_CONNECTIONS = 4096
 REQUEST_TIMEOUT = "60s"
 # MLServer (uvicorn) closes idle connections after 5 s; a request sent at that moment would be lost, so we let go first.
@@ -65,9 +68,29 @@ class Target:
         """The name under which the model server knows it: `<model>--<rev8>`."""
         return f"{self.model}--{self.revision[:8]}"
 
+    @property
+    def is_nobody(self) -> bool:
+        """Whether requests are refused, and counted."""
+        return self.revision == NOBODY
+
+
+NOBODY = "nobody"
+"""In place of a revision's hash: the old one has been stopped, and the new one does not serve yet."""
 
 Table = Mapping[str, Target]
 """Model name to the revision that serves it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """Where a revision answers that has a server to itself: `path` there stands for `/v2/models/<model>` of the gateway."""
+
+    endpoint: Endpoint
+    path: str
+
+
+Upstreams = Mapping[Target, Upstream]
+"""For the revisions that are not at the site's one model server."""
 
 
 def plan_bootstrap(*, host: str, port: int, clusters_path: str, routes_path: str) -> dict[str, Any]:
@@ -116,21 +139,26 @@ def _listener(host: str, port: int, routes_path: str) -> dict[str, Any]:
     }
 
 
-def plan_clusters(targets: Iterable[Target], server: Endpoint) -> dict[str, Any]:
-    """The cluster file: one cluster for each revision that may be routed to."""
-    return _discovery([_cluster(target, server) for target in sorted(set(targets))])
+def plan_clusters(targets: Iterable[Target], server: Endpoint, upstreams: Upstreams = MappingProxyType({})) -> dict[str, Any]:
+    """The cluster file: one cluster for each revision that may be routed to. `server` is for those that are not in `upstreams`."""
+    return _discovery([_cluster(target, server, upstreams.get(target)) for target in sorted(set(targets))])
 
 
-def _cluster(target: Target, server: Endpoint) -> dict[str, Any]:
+def _cluster(target: Target, server: Endpoint, upstream: Upstream | None) -> dict[str, Any]:
+    if upstream is not None:
+        server = upstream.endpoint
     address = {"socket_address": {"address": server.host, "port_value": server.port}}
+    found = {"model": target.model, "revision": target.revision, **asdict(upstream)} if upstream else None
     return {
         "@type": f"{API}.config.cluster.v3.Cluster",
         "name": target.served_name,
-        "type": "STATIC" if _is_address(server.host) else "STRICT_DNS",
+        "type": "STATIC" if _is_address(server.host) or target.is_nobody else "STRICT_DNS",
         "connect_timeout": "1s",
+        # For an agent that starts later and finds this file: see read_upstreams.
+        **({"metadata": {"filter_metadata": {METADATA: found}}} if found else {}),
         "load_assignment": {
             "cluster_name": target.served_name,
-            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}],
+            "endpoints": [] if target.is_nobody else [{"lb_endpoints": [{"endpoint": {"address": address}}]}],
         },
         "typed_extension_protocol_options": {
             "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
@@ -142,14 +170,14 @@ def _cluster(target: Target, server: Endpoint) -> dict[str, Any]:
     }
 
 
-def plan_routes(table: Table) -> dict[str, Any]:
+def plan_routes(table: Table, upstreams: Upstreams = MappingProxyType({})) -> dict[str, Any]:
     """The route file. It also answers TABLE_PATH, which tells a client, and the agent after a switch, what is routed now."""
     version = table_version(table)
     models = {target.model: target.revision for target in sorted(table.values())}
     shown = json.dumps({"version": version, "models": models}, sort_keys=True)
     routes = [
         {"match": {"path": TABLE_PATH}, "direct_response": {"status": 200, "body": {"inline_string": shown}}},
-        *(_route(target) for target in sorted(table.values())),
+        *(_route(target, upstreams.get(target)) for target in sorted(table.values())),
         {
             "match": {"prefix": "/"},
             "direct_response": {"status": 404, "body": {"inline_string": json.dumps({"error": "no such model at this site"})}},
@@ -170,12 +198,16 @@ def plan_routes(table: Table) -> dict[str, Any]:
     )
 
 
-def _route(target: Target) -> dict[str, Any]:
+def _route(target: Target, upstream: Upstream | None) -> dict[str, Any]:
+    shown = f"/v2/models/{target.model}"
+    path = upstream.path.rstrip("/") if upstream else f"/v2/models/{target.served_name}"
+    # A prefix cannot be rewritten to nothing.
+    at_root = {"regex_rewrite": {"pattern": {"regex": f"^{shown}/?"}, "substitution": "/"}}
     return {
-        "match": {"path_separated_prefix": f"/v2/models/{target.model}"},
+        "match": {"path_separated_prefix": shown},
         "route": {
             "cluster": target.served_name,
-            "prefix_rewrite": f"/v2/models/{target.served_name}",
+            **({"prefix_rewrite": path} if path else at_root),
             "timeout": REQUEST_TIMEOUT,
             # Only what certainly never reached the server is sent again.
             "retry_policy": {"retry_on": "connect-failure,reset-before-request", "num_retries": 1},
@@ -212,3 +244,12 @@ def read_table(routes: Mapping[str, Any]) -> dict[str, Target]:
         return {model: Target(model, revision) for model, revision in json.loads(shown)["models"].items()}
     except (LookupError, TypeError, AttributeError) as error:
         raise ValueError("not a route file of ours") from error
+
+
+def read_upstreams(clusters: Mapping[str, Any]) -> dict[Target, Upstream]:
+    """The upstreams that a cluster file was planned with. Raises ValueError when it is not one of ours."""
+    try:
+        metadata = [one["metadata"]["filter_metadata"][METADATA] for one in clusters["resources"] if "metadata" in one]
+        return {Target(one["model"], one["revision"]): Upstream(Endpoint(**one["endpoint"]), one["path"]) for one in metadata}
+    except (LookupError, TypeError, AttributeError) as error:
+        raise ValueError("not a cluster file of ours") from error
