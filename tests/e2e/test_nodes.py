@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.lab import LabError
 from tests.lab.cgroups import list_cgroups
 from tests.lab.nodes import GROUP, NodeCluster, NodeLab
-from tests.lab.pod_images import busybox_image
+from tests.lab.pod_images import EDGEFLEET, PYTHON, busybox_image, edgefleet_image
 
 WEB = "localhost/web:1"
 START = 900.0  # seconds: seldom are kubelet and scheduler in the cache, and then a lab is up in ten
@@ -25,6 +26,7 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeLab]:
     with NodeLab.start(folder, ["hub", "east"]) as lab:
         for cluster in lab.clusters.values():
             cluster.import_image(busybox_image(WEB, "httpd", "-f", "-p", "8080", "-h", "/srv"))
+        lab.clusters["hub"].import_image(edgefleet_image())
         yield lab
     assert _kernel_settings() == before
     assert list_cgroups(f"{GROUP}{os.getpid()}-") == []
@@ -41,6 +43,46 @@ def test_a_pod_with_a_volume_serves_on_a_real_node(nodes: NodeLab) -> None:
 
     assert _fetch(nodes.clusters["hub"], f"http://{_pod_address(east)}:8080/said") == "by the volume\n"
     assert "httpd" in east.kubectl("exec", "deployment/web", "--", "/bin/busybox", "ps")
+
+
+@pytest.mark.parametrize(
+    ("name", "command", "args", "said"),
+    [
+        ("version", None, ["--version"], "edgefleet 0.1"),
+        ("envoy", ["/wheels/envoy/_bin/envoy"], ["--version"], "version:"),
+        ("user", [PYTHON], ["-c", "import os; print(os.getuid(), os.getgid(), os.access('/', os.W_OK))"], "65532 65532 False"),
+        ("shell", [PYTHON], ["-c", "import os; print([name for name in os.listdir('/usr/bin') if name.endswith('sh')])"], "[]"),
+        ("modules", [PYTHON], ["-c", "import ssl, ctypes, sqlite3, bz2, lzma, edgefleet.hub.process, edgefleet.site.agent"], ""),
+    ],
+)
+def test_our_image_starts_without_rights(nodes: NodeLab, name: str, command: list[str] | None, args: list[str], said: str) -> None:
+    hub = nodes.clusters["hub"]
+    container = {
+        "name": "main",
+        "image": EDGEFLEET,
+        "args": args,
+        **({"command": command} if command else {}),
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+    }
+    restricted = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+    pod = {"restartPolicy": "Never", "securityContext": restricted, "containers": [container]}
+    hub.kubectl("create", "namespace", name)
+    hub.kubectl("label", "namespace", name, "pod-security.kubernetes.io/enforce=restricted")
+    hub.kubectl("wait", "--for=create", "serviceaccount/default", "--timeout=30s", "-n", name)
+    hub.kubectl(
+        "apply", "-n", name, "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": pod})
+    )
+
+    try:
+        hub.kubectl("wait", "-n", name, "--for=jsonpath={.status.phase}=Succeeded", f"pod/{name}", "--timeout=60s", limit=70)
+    except LabError:
+        pytest.fail(hub.kubectl("describe", "pod", name, "-n", name) + hub.kubectl("logs", name, "-n", name))
+
+    assert said in hub.kubectl("logs", name, "-n", name)
 
 
 def _apply_web(cluster: NodeCluster) -> None:

@@ -57,8 +57,7 @@ def pack_layer(root: Path, folder: Path, prefix: str = "") -> None:
             tarfile.open(fileobj=_Hashing(squeezed, inner), mode="w|", format=tarfile.PAX_FORMAT) as archive,
         ):
             for path in sorted(root.rglob("*")):
-                if "__pycache__" not in path.parts:
-                    archive.add(path, arcname=f"{prefix}{path.relative_to(root)}", recursive=False, filter=_plain)
+                archive.add(path, arcname=f"{prefix}{path.relative_to(root)}", recursive=False, filter=_plain)
     facts = {"digest": outer.hexdigest(), "content": inner.hexdigest(), "size": (folder / "layer.tar.gz").stat().st_size}
     (folder / "layer.json").write_text(json.dumps(facts))
 
