@@ -32,21 +32,24 @@ class WaveApproval(Schema):
 
 
 class Control(Schema):
-    """What people say to a run while it is under way. The hub never writes it."""
+    """What people say to a run while it is under way. The hub never writes it. `by`: who changed `paused` or `aborted` last, if that person
+    said so; the admission policy lets nobody write another's name, nor leave it there when changing them."""
 
     paused: bool = False
     aborted: bool = False
+    by: Annotated[str, Field(max_length=256)] = ""
     approvals: Annotated[tuple[WaveApproval, ...], Field(max_length=64)] = ()
 
 
 class ModelRolloutSpec(Schema):
-    """The change. Everything but `control` is frozen."""
+    """The change. Everything but `control` is frozen. `author`: who named the release; empty if the EdgeModel did not tell."""
 
     fleet: Name
     number: Annotated[int, Field(ge=1)]
     revision: Revision
     policy: RolloutPolicySpec
     plan: PlanRef
+    author: Annotated[str, Field(max_length=256)] = ""
     control: Control = Control()
 
     model_config = ConfigDict(
@@ -54,7 +57,8 @@ class ModelRolloutSpec(Schema):
             "x-kubernetes-validations": [
                 {
                     "rule": "self.fleet == oldSelf.fleet && self.number == oldSelf.number"
-                    " && self.revision == oldSelf.revision && self.policy == oldSelf.policy && self.plan == oldSelf.plan",
+                    " && self.revision == oldSelf.revision && self.policy == oldSelf.policy && self.plan == oldSelf.plan"
+                    " && self.author == oldSelf.author",
                     "message": "a run is frozen: only spec.control may change; name another release in the EdgeModel instead",
                 },
             ]
@@ -89,6 +93,17 @@ class GateRecord(Schema):
     bound: Annotated[str, Field(max_length=32)] = "1"
 
 
+class SaidRecord(Schema):
+    """Something a person said in `control`, and when the hub saw it. `by` is empty if the person left no name; `wave` and `reason` go
+    with Approved, `wave` with Withdrawn (an approval that was taken away again)."""
+
+    what: Literal["Paused", "Resumed", "Aborted", "Approved", "Withdrawn"]
+    by: Annotated[str, Field(max_length=256)] = ""
+    wave: Annotated[str, Field(max_length=64)] = ""
+    reason: Message = ""
+    at: Timestamp
+
+
 class ModelRolloutStatus(Schema):
     """The run's record, written by the hub alone."""
 
@@ -106,6 +121,7 @@ class ModelRolloutStatus(Schema):
     waves: Annotated[tuple[WaveRecord, ...], Field(max_length=17)] = ()
     sites: SiteCounts = SiteCounts()
     gates: Annotated[tuple[GateRecord, ...], Field(max_length=6)] = ()
+    said: Annotated[tuple[SaidRecord, ...], Field(max_length=128)] = ()
     conditions: Conditions = ()
 
 

@@ -82,6 +82,7 @@ def show(
         "Run": f"{namespace}/{name}",
         "Release": f"{run.spec.revision.model} {run.spec.revision.version} ({run.spec.revision.digest})",
         "State": f"{status.outcome or status.phase} {status.reason}".strip(),
+        "Author": run.spec.author or "- (the EdgeModel has no annotation edgefleet.io/author)",
         "Began": status.started_at or "-",
         "Ended": status.ended_at or "-",
         "Waits": f"{status.waiting_for} since {status.since}" if status.waiting_for else "-",
@@ -92,6 +93,9 @@ def show(
     print_facts(facts)
     rows = [(wave.name, wave.sites, wave.opened_at or "-", wave.passed_at or "-") for wave in status.waves]
     print_table(("WAVE", "SITES", "OPENED", "PASSED"), rows, title="Waves")
+    if status.said:
+        said = [(one.at, one.what, one.wave or "-", one.by or "(left no name)", one.reason or "-") for one in status.said]
+        print_table(("AT", "WHAT", "WAVE", "BY", "REASON"), said, title="Said by people")
 
 
 @app.command("pause")
@@ -134,10 +138,13 @@ def approve(
 
     async def consent(api: Api) -> str:
         run = await _fetch_open(api, name, namespace)
-        waves = [one.name for one in run.spec.policy.waves]
+        waves = {one.name: one.approval for one in run.spec.policy.waves}
         if wave not in waves:
             raise CommandFailed("NoSuchWave", f"{name} has no wave {wave!r}; it has {', '.join(waves)}")
-        who = str((await api.create(_WHO_AM_I, {"metadata": {}}))["status"]["userInfo"]["username"])
+        who = await _fetch_own_name(api)
+        asked = waves[wave]
+        if asked is not None and asked.not_author and who == run.spec.author:
+            raise CommandFailed("AuthorMayNotApprove", f"you ({who}) named this release, and wave {wave} asks for others (notAuthor)")
         given = [one.to_json_dict() for one in run.spec.control.approvals]
         if not any(one["wave"] == wave and one["by"] == who for one in given):
             given.append({"wave": wave, "by": who, "reason": reason})
@@ -172,10 +179,16 @@ def forget(
 
 def _control(name: str, namespace: str, kubeconfig: Path | None, context: str | None, control: dict[str, Any]) -> None:
     async def write(api: Api) -> None:
-        await _fetch_open(api, name, namespace)
-        await api.patch(MODEL_ROLLOUTS, name, namespace, {"spec": {"control": control}})
+        run = await _fetch_open(api, name, namespace)
+        if any(getattr(run.spec.control, field) != value for field, value in control.items()):
+            body = {"spec": {"control": {**control, "by": await _fetch_own_name(api)}}}
+            await api.patch(MODEL_ROLLOUTS, name, namespace, body)
 
     _ask(write, kubeconfig, context)
+
+
+async def _fetch_own_name(api: Api) -> str:
+    return str((await api.create(_WHO_AM_I, {"metadata": {}}))["status"]["userInfo"]["username"])
 
 
 async def _fetch_open(api: Api, name: str, namespace: str) -> ModelRollout:

@@ -56,13 +56,14 @@ class AdoptSite:
 
 @dataclass(frozen=True, slots=True)
 class StartRun:
-    """Make the run `name`, with its plan. `policy` and `plan` are frozen with it."""
+    """Make the run `name`, with its plan. `policy`, `plan` and `author` (who named the release, if known) are frozen with it."""
 
     name: str
     number: int
     revision: Revision
     policy: RolloutPolicySpec
     plan: tuple[PlannedSite, ...]
+    author: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,17 +122,19 @@ class RunFacts:
     plan: tuple[PlannedSite, ...] = ()
     generation: int = 1
     uid: str = ""
+    author: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """The fleet's model. `target` is None until a release was verified once."""
+    """The fleet's model. `target` is None until a release was verified once. `author` is who named it, empty if that is not known."""
 
     target: Revision | None
     verified: bool
     reason: str = ""
     message: str = ""
     revoked: frozenset[str] = frozenset()
+    author: str = ""
 
 
 @dataclass(frozen=True, slots=True)

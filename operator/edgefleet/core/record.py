@@ -19,6 +19,7 @@ from edgefleet.core.facts import RunFacts
 from edgefleet.core.judge import Inconclusive, Pass, Verdict
 from edgefleet.core.memory import BARRING
 from edgefleet.core.progress import UNREACHABLE, SiteProgress, Stand
+from edgefleet.core.said import record_said
 
 DEADLINE = "ProgressDeadlineExceeded"
 STANDSTILL = frozenset({"AwaitingApproval", "UserPaused", "FleetSuspended", "MaxFailedExceeded", "NoSafeTarget", "Soaking"})
@@ -109,6 +110,7 @@ def summarise_rollout(run: RunFacts, counts: SiteCounts, step: Step, now: dateti
         waves=step.waves,
         sites=counts,
         gates=step.gates,
+        said=record_said(old.said, run.control, moment),
         conditions=merge_conditions(old.conditions, tuple(_conditions(step, since, late=late)), now=moment, generation=run.generation),
     )
 

@@ -246,8 +246,12 @@ class _Pass:
     def _find_barrier(self, wave: Wave) -> tuple[str, str] | None:
         if wave.approval is not None:
             people = {approval.by for approval in self.run.control.approvals if approval.wave == wave.name}
+            others = ""
+            if wave.approval.not_author:
+                people = people - {self.run.author} if self.run.author else set()
+                others = f" other than {self.run.author or 'the author, who is not known'}"
             if len(people) < wave.approval.required:
-                found = f"{len(people)} of {wave.approval.required} people approved"
+                found = f"{len(people)} of {wave.approval.required} people{others} approved"
                 command = f"edgefleet rollout approve {self.run.name} {wave.name} -n {self.fleet.key.namespace}"
                 return "AwaitingApproval", f"wave {wave.name}: {found}; `{command}` adds one to spec.control.approvals"
         if deadline_passed(self.run, count_sites(self.progress), self.now):

@@ -25,6 +25,11 @@ from edgefleet.core.waves import plan_waves
 
 NO_SITE_MATCHED = "NoSiteMatched"
 SUSPENDED = "FleetSuspended"
+AUTHOR_UNKNOWN = "AuthorUnknown"
+_AUTHOR_UNKNOWN_MESSAGE = (
+    "the policy asks for approval by others than the author (approval.notAuthor), and EdgeModel {} has no annotation edgefleet.io/author:"
+    " whoever named the release writes their own user name there (`kubectl auth whoami`)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +75,16 @@ def decide_start(fleet: FleetFacts, memory: Memory, eligibilities: Mapping[str, 
         named = fleet.spec.rollout_policy_ref.name if fleet.spec.rollout_policy_ref else "standard"
         message = f"{'; '.join(undeliverable)} (RolloutPolicy {named}, EdgeModel {target.model}). Set it there, or take the gate out"
         return Start(obstacle=Obstacle("GateInputMissing", message, stalled=True))
+    author = fleet.model.author if fleet.model else ""
+    if not author and any(wave.approval and wave.approval.not_author for wave in policy.waves):
+        return Start(obstacle=Obstacle(AUTHOR_UNKNOWN, _AUTHOR_UNKNOWN_MESSAGE.format(target.model), stalled=True))
     number, name = next_run(fleet)
     first = {site.name for site in eligible if _is_ahead(site, memory, target)}
     # A canary that cannot be heard would prove nothing, and keep the others waiting.
     last = {site.name for site in eligible if not is_reachable(site, now)}
     candidates = [(site.name, eligibilities[site.name].variant, site.labels) for site in eligible]
     plan = plan_waves(fleet.key, name, policy, candidates, first, last)
-    return Start((StartRun(name, number, target, policy, plan),))
+    return Start((StartRun(name, number, target, policy, plan, author),))
 
 
 def _find_obstacle(fleet: FleetFacts, memory: Memory) -> Obstacle | None:

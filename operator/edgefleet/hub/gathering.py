@@ -136,6 +136,7 @@ class Gatherer:
             plan=() if outcome else await self._plan(key, run, known),
             generation=run.metadata.generation,
             uid=run.metadata.uid or "",
+            author=run.spec.author,
         )
 
     async def _plan(self, key: FleetKey, run: ModelRollout, known: dict[str, tuple[PlannedSite, ...]]) -> tuple[PlannedSite, ...]:

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from edgefleet.api.meta import format_time
+from edgefleet.api.meta import AUTHOR_ANNOTATION, format_time
 from edgefleet.api.model import EdgeModel, Release
 from edgefleet.api.quantities import parse_duration
 from edgefleet.core.events import plan_model_events
@@ -181,4 +181,5 @@ def model_facts(model: EdgeModel) -> ModelFacts:
         reason=source.reason if source else "",
         message=source.message if source else "",
         revoked=frozenset(revoked.digest for revoked in model.spec.revoked),
+        author=model.metadata.annotations.get(AUTHOR_ANNOTATION, "")[:256],
     )

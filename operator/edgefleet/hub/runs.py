@@ -35,6 +35,7 @@ class Runs:
         """Make a run; if it exists already, this was done before."""
         ref = await apply_plan(self._api, fleet.namespace, fleet.name, action.plan)
         body = self._body(fleet, action, ref, action.plan)
+        body["spec"]["author"] = action.author
         try:
             run = await self._api.create(MODEL_ROLLOUTS, body)
         except Conflict:

@@ -114,6 +114,7 @@ def run(
     outcome: Outcome | None = None,
     under: RolloutPolicySpec | None = None,
     control: Control | None = None,
+    author: str = "",
     **status: Any,
 ) -> RunFacts:
     """Run `weld-<number>`. `plan` holds (site, wave). `status` are fields of ModelRolloutStatus."""
@@ -129,6 +130,7 @@ def run(
         created_at=NOW - timedelta(days=1) + timedelta(minutes=number),
         outcome=outcome,
         plan=tuple(PlannedSite(name, "fp32", wave) for name, wave in plan),
+        author=author,
     )
 
 

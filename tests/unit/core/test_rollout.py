@@ -103,6 +103,26 @@ def test_a_wave_waits_for_approvals_of_different_people(approvals: tuple[WaveApp
 
 
 @pytest.mark.parametrize(
+    ("author", "people", "opens"),
+    [
+        pytest.param("ada", ("bob", "cyd"), True, id="two-others"),
+        pytest.param("ada", ("ada", "bob"), False, id="the-author-and-another"),
+        pytest.param("ada", ("ada", "bob", "cyd"), True, id="two-others-beside-the-author"),
+        pytest.param("", ("bob", "cyd"), False, id="whoever-is-not-known-may-be-any-of-them"),
+    ],
+)
+def test_the_author_of_a_release_does_not_count_where_the_wave_says_so(author: str, people: tuple[str, ...], opens: bool) -> None:
+    waves = {"name": "canary", "sites": 1}, {"name": "all", "percent": 100, "approval": {"required": 2, "notAuthor": True}}
+    facts = [on_b("s1"), *names("s2", "s3")]
+    given = Control(approvals=tuple(WaveApproval(wave="all", by=by) for by in people))
+    decision = go(*facts, waves=CANARY_OPEN_LONG, under=policy(*waves), control=given, author=author)
+    assert bool(assigned(decision)) is opens
+    if not opens:
+        told = next(one.message for one in decision.status.conditions if one.type == "Progressing")
+        assert f"of 2 people other than {author or 'the author, who is not known'} approved" in told
+
+
+@pytest.mark.parametrize(
     ("facts", "expected"),
     [
         pytest.param(names("s1", "s2", "s3", "s4"), ["s1", "s2"], id="none-on-its-way"),

@@ -595,3 +595,14 @@ def test_wake_at_is_the_next_moment_that_changes_something() -> None:
     held = told(site("s1", spec={"hold": {"until": NOW + minutes(1), "reason": "x"}}), A, "weld-1")
     assert decide(fleet(A, runs=[STABLE], sites=[held])).wake_at == NOW + minutes(1)
     assert decide(fleet(A)).wake_at is None
+
+
+def test_a_release_that_nobody_put_their_name_to_starts_no_run_where_others_than_its_author_must_approve() -> None:
+    under = policy({"name": "all", "percent": 100, "approval": {"required": 1, "notAuthor": True}})
+    sites = [on_a("s1")]
+    unknown = decide(fleet(B, runs=[STABLE], sites=sites, policy=under))
+    assert not only(unknown, StartRun)
+    assert unknown.obstacle is not None
+    assert (unknown.obstacle.reason, unknown.obstacle.stalled) == ("AuthorUnknown", True)
+    known = decide(fleet(B, runs=[STABLE], sites=sites, policy=under, model=model(B, author="ada")))
+    assert [action.author for action in only(known, StartRun)] == ["ada"]
