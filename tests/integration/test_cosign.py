@@ -9,10 +9,11 @@ import pytest
 
 from edgefleet.api.model import Variant
 from edgefleet.cli.artifacts import sign_release
-from edgefleet.oci.client import Patience, RegistryClient
+from edgefleet.oci.client import RegistryClient
 from edgefleet.oci.push import VariantFiles, push_model
 from edgefleet.oci.reference import Repository
 from edgefleet.oci.referrers import fallback_tag, fetch_bundles
+from edgefleet.oci.transport import Patience
 from edgefleet.trust.errors import Rejected
 from edgefleet.trust.keys import PrivateKey, PublicKey
 from edgefleet.trust.release import RELEASE_PREDICATE, VerifiedRelease, verify_release

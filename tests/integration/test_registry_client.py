@@ -13,7 +13,7 @@ import pytest
 from edgefleet.api.model import Variant
 from edgefleet.oci import media
 from edgefleet.oci.body import Watchdog
-from edgefleet.oci.client import Credentials, Patience, RegistryClient, digest_of
+from edgefleet.oci.client import RegistryClient, digest_of
 from edgefleet.oci.errors import (
     DigestMismatch,
     MalformedManifest,
@@ -33,6 +33,7 @@ from edgefleet.oci.index import fetch_index, fetch_variant
 from edgefleet.oci.push import VariantFiles, attach_bundle, push_blob, push_golden, push_model, tag_manifest
 from edgefleet.oci.reference import Reference, Repository
 from edgefleet.oci.referrers import MAX_REFERRERS, fallback_tag, fetch_bundles
+from edgefleet.oci.transport import Credentials, Patience
 from tests.lab.registry import Registry
 from tests.lab.registry_fault import Fault, Request
 from tests.lab.registry_tokens import TokenAuth

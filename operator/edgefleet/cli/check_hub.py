@@ -33,10 +33,11 @@ from edgefleet.core.skew import Skew, judge_skew
 from edgefleet.kube.client import Api
 from edgefleet.kube.errors import NotFound
 from edgefleet.kube.resources import CONFIG_MAPS, EDGE_MODELS, EDGE_SITES, LEASES, SITE_ASSIGNMENTS, Resource
-from edgefleet.oci.client import Patience, RegistryClient
+from edgefleet.oci.client import RegistryClient
 from edgefleet.oci.errors import NotFound as NoSuchTag
 from edgefleet.oci.errors import RegistryError, Unauthorised
 from edgefleet.oci.reference import Reference, Repository
+from edgefleet.oci.transport import Patience
 from edgefleet.trust.bundle import read_expiry
 from edgefleet.trust.errors import Rejected
 from edgefleet.trust.keys import PublicKey

@@ -1,97 +1,46 @@
-"""Requests to a registry: over oras, which neither times out nor retries, refreshes tokens or bounds answers as we need.
+"""What is asked of a registry: tags, manifests and blobs. How a request is made is transport.py's matter.
 
 `RegistryClient` is synchronous and may be shared by threads; asyncio callers use `asyncio.to_thread`. It checks digests of
 manifests and bounds everything that it reads into memory. Large blobs are left to fetch.py, writing to push.py.
 """
 
-import base64
 import hashlib
-import io
-import random
 import re
-import threading
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass, field
-from http.cookiejar import DefaultCookiePolicy
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
-from urllib.parse import urlsplit
+from typing import Self
 
-import oras.provider
 import requests
-import tenacity
 
 from edgefleet.api.quantities import DIGEST_PATTERN
 from edgefleet.oci import media
-from edgefleet.oci.answers import describe_cause, error_for, join_address, read_token, require_allowed, without_query
-from edgefleet.oci.body import Watchdog, read_whole
-from edgefleet.oci.errors import (
-    DigestMismatch,
-    NotFound,
-    RateLimited,
-    RegistryRefused,
-    SizeMismatch,
-    Stalled,
-    Unauthorised,
-    Unreachable,
-)
+from edgefleet.oci.body import read_whole
+from edgefleet.oci.errors import DigestMismatch, NotFound, SizeMismatch
 from edgefleet.oci.reference import Reference, Repository
+from edgefleet.oci.transport import PULL, Body, Credentials, Patience, Provider, Proxy
 
 MAX_MANIFEST_BYTES = 4 << 20
-MAX_TOKEN_BYTES = 64 << 10
-MAX_REDIRECTS = 5
-MAX_WAIT_SECONDS = 60.0
-
-PULL = "pull"
-PUSH = "pull,push"
-
-Body = bytes | Path | None
-
-
-@dataclass(frozen=True)
-class Credentials:
-    """A user of one registry."""
-
-    username: str
-    password: str = field(repr=False)
-
-
-@dataclass(frozen=True)
-class Patience:
-    """How long a client waits, in seconds, and how often it tries.
-
-    `attempts` counts the first try. Waits between tries are drawn evenly from 0 to a bound that doubles from `backoff` up to
-    `max_backoff`; a Retry-After is obeyed up to one minute, beyond that the error goes to the caller at once.
-    """
-
-    connect: float = 5.0
-    read: float = 20.0
-    attempts: int = 4
-    backoff: float = 0.25
-    max_backoff: float = 8.0
-    watchdog: Watchdog = field(default_factory=Watchdog)
-    sleep: Callable[[float], None] = time.sleep
-
-    def draw_wait(self, attempt: int) -> float:
-        """Seconds to wait after failed attempt number `attempt` (from 1), if the registry said nothing."""
-        return random.uniform(0, min(self.max_backoff, self.backoff * 2 ** (attempt - 1)))  # noqa: S311 (spreads load)
 
 
 class RegistryClient:
-    """Reads from and writes to registries. `credentials` are by registry (`host` or `host:port`); `ca` is a PEM file."""
+    """Reads from and writes to registries. `credentials` are by registry (`host` or `host:port`); `ca` is a PEM file whose authorities are
+    believed instead of the public ones, or PEM text for some beside them; without `proxy` none is used, whatever the environment says.
+
+    Raises ValueError for a `ca` that holds no certificate.
+    """
 
     def __init__(
         self,
         *,
         credentials: Mapping[str, Credentials] | None = None,
-        ca: Path | None = None,
+        ca: Path | str | None = None,
+        proxy: Proxy | None = None,
         patience: Patience | None = None,
     ) -> None:
         self.patience = patience or Patience()
-        self._provider = _Provider(credentials or {}, ca, self.patience)
+        self._provider = Provider(credentials or {}, ca, proxy, self.patience)
 
     def __enter__(self) -> Self:
         return self
@@ -176,170 +125,6 @@ _ACCEPT = {"Accept": f"{media.INDEX}, {media.MANIFEST}"}
 def digest_of(data: bytes) -> str:
     """`sha256:<hex>` of these bytes."""
     return "sha256:" + hashlib.sha256(data).hexdigest()
-
-
-class _Session(requests.Session):
-    """Follows nothing by itself: requests would read the whole body of a redirect, however long, to look where it goes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        # Proxies and .netrc must come from configuration that someone decided on, not from the environment.
-        self.trust_env = False
-        # Harbor takes a client with cookies for a browser.
-        self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-
-    def get_redirect_target(self, resp: requests.Response) -> None:
-        """See the class: client.py follows redirects under its own rules."""
-        return
-
-
-class _Provider(oras.provider.Registry):  # type: ignore[misc]
-    """oras' registry with our own request: see the module's docstring. The other methods of oras are not used."""
-
-    def __init__(self, credentials: Mapping[str, Credentials], ca: Path | None, patience: Patience) -> None:
-        super().__init__(tls_verify=str(ca) if ca else True)
-        self.session = _Session()
-        self._credentials = credentials
-        self._patience = patience
-        self._authorisations: dict[tuple[str, str, str], str] = {}
-        self._lock = threading.Lock()
-
-    def do_request(
-        self,
-        url: str,
-        method: str = "GET",
-        data: Body = None,
-        headers: dict[str, str] | None = None,
-        json: Any = None,
-        stream: bool = True,
-        *,
-        repository: Repository,
-        action: str = PULL,
-        accept: tuple[int, ...] = (),
-    ) -> requests.Response:
-        """See RegistryClient.request. `json` and `stream` are of oras' signature; bodies are always streamed."""
-        retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception(_is_transient),
-            stop=tenacity.stop_after_attempt(self._patience.attempts),
-            wait=self._wait,
-            sleep=self._patience.sleep,
-            reraise=True,
-        )
-        return retrying(self._authorised, method, url, data, headers or {}, repository, action, accept)
-
-    def _wait(self, state: tenacity.RetryCallState) -> float:
-        error = state.outcome.exception() if state.outcome else None
-        told: float | None = getattr(error, "retry_after", None)
-        return told if told is not None else self._patience.draw_wait(state.attempt_number)
-
-    def _authorised(
-        self,
-        method: str,
-        url: str,
-        data: Body,
-        headers: dict[str, str],
-        repository: Repository,
-        action: str,
-        accept: tuple[int, ...],
-    ) -> requests.Response:
-        slot = (repository.registry, repository.path, action)
-        with self._lock:
-            authorisation = self._authorisations.get(slot)
-        response = self._follow(method, url, data, headers, repository, authorisation)
-        if response.status_code == 401:
-            response.close()
-            authorisation = self._fetch_authorisation(response, repository, action)
-            with self._lock:
-                self._authorisations[slot] = authorisation
-            response = self._follow(method, url, data, headers, repository, authorisation)
-        if response.status_code < 400 or response.status_code in accept:
-            return response
-        with closing(response):
-            raise error_for(response, f"{method} {without_query(url)}")
-
-    def _follow(
-        self, method: str, url: str, data: Body, headers: dict[str, str], repository: Repository, authorisation: str | None
-    ) -> requests.Response:
-        for _ in range(MAX_REDIRECTS + 1):
-            require_allowed(url, repository)
-            sent = {**headers, "Accept-Encoding": "identity"}
-            # A token is for the registry, never for the host that it redirects to.
-            if authorisation and urlsplit(url).netloc == repository.registry:
-                sent["Authorization"] = authorisation
-            response = self._send(method, url, data, sent)
-            if response.status_code not in (301, 302, 303, 307, 308) or method not in ("GET", "HEAD"):
-                return response
-            response.close()
-            target = response.headers.get("Location", "")
-            if not target:
-                raise RegistryRefused(f"{method} {without_query(url)}: status {response.status_code} without a Location")
-            url = join_address(url, target)
-        raise RegistryRefused(f"{method} {without_query(url)}: more than {MAX_REDIRECTS} redirects")
-
-    def _send(self, method: str, url: str, data: Body, headers: dict[str, str]) -> requests.Response:
-        what = f"{method} {without_query(url)}"
-        try:
-            with data.open("rb") if isinstance(data, Path) else io.BytesIO(data or b"") as stream:
-                # An empty stream would be sent in chunks, which registries refuse.
-                body = stream if isinstance(data, Path) and data.stat().st_size else data if isinstance(data, bytes) else None
-                response: requests.Response = self.session.request(
-                    method,
-                    url,
-                    data=body,
-                    headers=headers,
-                    stream=True,
-                    allow_redirects=False,
-                    timeout=(self._patience.connect, self._patience.read),
-                    verify=self._tls_verify,
-                )
-                return response
-        except requests.ReadTimeout as error:
-            raise Stalled(f"{what}: no answer within {self._patience.read:g} s") from error
-        except requests.ConnectTimeout as error:
-            raise Unreachable(f"{what}: no connection within {self._patience.connect:g} s") from error
-        except requests.exceptions.SSLError as error:
-            raise Unreachable(f"{what}: TLS failed: {describe_cause(error)}") from error
-        except requests.RequestException as error:
-            raise Unreachable(f"{what}: {describe_cause(error)}") from error
-
-    def _fetch_authorisation(self, challenge: requests.Response, repository: Repository, action: str) -> str:
-        header = challenge.headers.get("WWW-Authenticate", "")
-        scheme = header.partition(" ")[0].lower()
-        credentials = self._credentials.get(repository.registry)
-        basic = _basic(credentials) if credentials else None
-        if scheme == "basic":
-            if basic is None:
-                raise Unauthorised(f"{repository}: the registry wants a user and password, none is configured for it")
-            return basic
-        parameters = {name.lower(): value for name, value in re.findall(r'([A-Za-z]+)="([^"]*)"', header)}
-        realm = parameters.get("realm", "")
-        if scheme != "bearer" or not realm:
-            raise Unauthorised(f"{repository}: the registry refuses, and names no way to authenticate that we know ({scheme or 'none'})")
-        require_allowed(realm, repository)
-        named = parameters.get("scope", "")
-        # The challenge to the first read of a push names only pull: what the push needs is known here.
-        own = f"repository:{repository.path}:"
-        query = {"scope": own + action if not named or named.startswith(own) else named}
-        if "service" in parameters:
-            query["service"] = parameters["service"]
-        url = requests.Request("GET", realm, params=query).prepare().url or realm
-        response = self._send("GET", url, None, {"Authorization": basic} if basic else {})
-        what = f"{repository}: token from {urlsplit(realm).netloc}"
-        with closing(response):
-            if response.status_code != 200:
-                raise error_for(response, what)
-            data = read_whole(response, what, MAX_TOKEN_BYTES, self._patience.watchdog)
-        return f"Bearer {read_token(data, what)}"
-
-
-def _basic(credentials: Credentials) -> str:
-    pair = f"{credentials.username}:{credentials.password}".encode()
-    return "Basic " + base64.b64encode(pair).decode("ascii")
-
-
-def _is_transient(error: BaseException) -> bool:
-    told = getattr(error, "retry_after", None)
-    return isinstance(error, (Unreachable, Stalled, RateLimited)) and (told is None or told <= MAX_WAIT_SECONDS)
 
 
 def _checked(data: bytes, digest: str, what: str) -> bytes:

@@ -16,13 +16,14 @@ from urllib.parse import quote
 from edgefleet.api.model import Variant
 from edgefleet.oci import media
 from edgefleet.oci.answers import join_address
-from edgefleet.oci.client import PUSH, RegistryClient, digest_of
+from edgefleet.oci.client import RegistryClient, digest_of
 from edgefleet.oci.errors import MalformedManifest, NotFound, RegistryRefused
 from edgefleet.oci.golden import parse_golden_lines
 from edgefleet.oci.index import parse_index, variant_annotations
 from edgefleet.oci.manifest import Descriptor, check_path, parse_descriptors, parse_document
 from edgefleet.oci.reference import Repository
 from edgefleet.oci.referrers import MAX_LISTED, fallback_tag
+from edgefleet.oci.transport import PUSH
 
 Said = Callable[[str], None]
 """Told what is being written, for a person who waits."""

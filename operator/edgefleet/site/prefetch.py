@@ -14,13 +14,14 @@ from datetime import datetime
 
 from edgefleet.api.assignment import FrozenRevision, Order
 from edgefleet.core.site import Cause
-from edgefleet.oci.client import Patience, RegistryClient
+from edgefleet.oci.client import RegistryClient
 from edgefleet.oci.fetch import Blob, fetch
 from edgefleet.oci.golden import parse_golden_manifest
 from edgefleet.oci.index import parse_index, read_variant
 from edgefleet.oci.manifest import ModelManifest, parse_model_manifest
 from edgefleet.oci.reference import Repository
 from edgefleet.oci.referrers import fetch_bundles
+from edgefleet.oci.transport import Patience
 from edgefleet.site.faults import StepFailed
 from edgefleet.site.store import RevisionRecord, Store, StoredBlob
 from edgefleet.trust.bundle import Publisher, TrustBundle

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from edgefleet.oci.client import Credentials
 from edgefleet.oci.credentials import read_docker_config
 from edgefleet.oci.errors import Unauthorised
+from edgefleet.oci.transport import Credentials
 
 AUTH = base64.b64encode(b"user:pass:word").decode()
 
