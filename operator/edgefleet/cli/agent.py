@@ -71,7 +71,8 @@ def agent(
     from edgefleet.site.gateway_config import Endpoint
     from edgefleet.site.gateway_process import GatewayMissing
     from edgefleet.site.hardware import HardwareInvalid, declare_hardware, discover_hardware
-    from edgefleet.site.identity import Identity, IdentityInvalid, identity_folder
+    from edgefleet.site.identity import Identity
+    from edgefleet.site.identity_files import IdentityInvalid, identity_folder
     from edgefleet.site.state import StateUnreadable
     from edgefleet.trust.bundle import require_root
 

@@ -119,7 +119,7 @@ def identity(
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Show, at the site, as whom it joined, until when its certificate is good, and what it waits for. Exit code 1 if it has none."""
-    from edgefleet.site.identity import IdentityInvalid, describe, identity_folder
+    from edgefleet.site.identity_files import IdentityInvalid, describe, identity_folder
 
     try:
         found = describe(identity_folder(state))

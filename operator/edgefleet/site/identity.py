@@ -7,26 +7,33 @@ serving and waits for a new join file: what cannot be renewed can only be grante
 
 import asyncio
 import base64
-import hashlib
 import logging
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal
-
-from pydantic import ValidationError
 
 from edgefleet.api.join import JoinFile
-from edgefleet.api.meta import PRESENTED_ANNOTATION, SITE_USER_PREFIX, SITES_GROUP, Schema, format_time
+from edgefleet.api.meta import PRESENTED_ANNOTATION, SITE_USER_PREFIX, SITES_GROUP, format_time
 from edgefleet.kube.backoff import Backoff
 from edgefleet.kube.client import Api
 from edgefleet.kube.connection import Connection, KubeconfigError, make_connection
 from edgefleet.kube.errors import ApiError, Conflict, Denied, Unavailable
 from edgefleet.kube.resources import CERTIFICATE_REQUESTS
 from edgefleet.site.durable import write_durably
-from edgefleet.trust.errors import Rejected
+from edgefleet.site.identity_files import (
+    NOTE,
+    OWN,
+    PINNED,
+    IdentityInvalid,
+    Note,
+    Pinned,
+    digest_token,
+    load_or_make_key,
+    read_join_file,
+    read_own,
+    read_pinned,
+)
 from edgefleet.trust.identity import ClientCertificate, make_request, read_certificate
 from edgefleet.trust.keys import PrivateKey
 
@@ -42,35 +49,12 @@ PATIENCE_SECONDS = 60.0
 USER_AGENT = "edgefleet-agent"
 
 
-class IdentityInvalid(Exception):
-    """A join file, or a state folder, that no site can be. The message names the file and what to do."""
-
-
 class CertificateRefused(Exception):
     """The hub denied a request, or its signer did. `reason` is the hub's word."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(f"{reason}: {message}")
         self.reason = reason
-
-
-class Pinned(Schema):
-    """What stays the same for the life of the state folder (`site`, `root`), and what the last join file said (`hub`, `ca`); `token` is the
-    hash of the token that was used, so that a restart does not use it again."""
-
-    format_version: Literal[1] = 1
-    site: str
-    hub: str
-    ca: str
-    root: str
-    token: str
-
-
-class Note(Schema):
-    """What was said last, for people at the site."""
-
-    text: str = ""
-    since: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +75,8 @@ class Identity:
         self._folder = folder
         self._file = file
         self._timing = timing
-        self._pinned = _read_pinned(folder / "hub.json")
-        self._certificate = _read_own(folder / "site.pem")
+        self._pinned = read_pinned(folder)
+        self._certificate = read_own(folder)
         self._spent = {self._pinned.token} if self._pinned else set()
         self._retry_at = datetime.fromtimestamp(0, UTC)
         self._refused = ""
@@ -117,7 +101,7 @@ class Identity:
     def connect(self) -> Connection:
         """The hub as this site reaches it now. Raises KubeconfigError."""
         server, ca = self._address
-        return make_connection(server, ca.encode(), certificate=self._folder / "site.pem" if self._certificate else None)
+        return make_connection(server, ca.encode(), certificate=self._folder / OWN if self._certificate else None)
 
     async def run(self, hub: Api) -> None:
         """Keep `hub` connected with a good certificate until cancelled."""
@@ -151,7 +135,7 @@ class Identity:
             await asyncio.sleep(self._timing.look_seconds)
 
     async def _join(self, hub: Api, invitation: JoinFile) -> None:
-        spent = _digest(invitation.token)
+        spent = digest_token(invitation.token)
         connection = make_connection(invitation.hub, invitation.ca.encode(), token=invitation.token)
         async with Api(connection, user_agent=USER_AGENT, attempts=2) as api:
             try:
@@ -163,7 +147,7 @@ class Identity:
                 self._spent.add(spent)
                 raise
         pinned = Pinned(site=self.site, hub=invitation.hub, ca=invitation.ca, root=self.root.decode(), token=spent)
-        write_durably(self._folder / "hub.json", pinned.model_dump_json(by_alias=True, indent=1).encode())
+        write_durably(self._folder / PINNED, pinned.model_dump_json(by_alias=True, indent=1).encode())
         self._pinned, self._address = pinned, (invitation.hub, invitation.ca)
         self._spent.add(spent)
         await self._take(hub, key, chain)
@@ -175,7 +159,7 @@ class Identity:
     async def _ask(self, api: Api, purpose: str, annotations: dict[str, str]) -> tuple[PrivateKey, bytes]:
         """Send a request, or find the one that was sent before a restart, and wait a while for its certificate."""
         path = self._folder / f"next-{purpose}.key"
-        key = _load_or_make_key(path)
+        key = load_or_make_key(path)
         name = f"edgefleet-{self.site}-{key.public.id.removeprefix('sha256:')[:16]}"
         body = {
             "metadata": {"name": name, "annotations": annotations},
@@ -221,7 +205,7 @@ class Identity:
 
     async def _take(self, hub: Api, key: PrivateKey, chain: bytes) -> None:
         # One file, so that a key never lies beside the certificate of another.
-        write_durably(self._folder / "site.pem", key.to_pem().encode() + chain)
+        write_durably(self._folder / OWN, key.to_pem().encode() + chain)
         for path in self._folder.glob("next-*.key"):
             path.unlink()
         self._refused = ""
@@ -239,7 +223,7 @@ class Identity:
         except IdentityInvalid as error:
             self._say(str(error))
             return None
-        if _digest(found.token) in self._spent:
+        if digest_token(found.token) in self._spent:
             return None
         if found.site != self.site:
             self._say(
@@ -269,77 +253,9 @@ class Identity:
         log.info("%s", text)
         note = Note(text=text, since=format_time(datetime.now(UTC)))
         try:
-            (self._folder / "note.json").write_text(note.model_dump_json())
+            (self._folder / NOTE).write_text(note.model_dump_json())
         except OSError as error:
-            log.warning("%s: %s", self._folder / "note.json", error)
+            log.warning("%s: %s", self._folder / NOTE, error)
 
     def _renew_at(self, held: ClientCertificate) -> datetime:
         return held.begins_at + self._timing.renew_after * (held.ends_at - held.begins_at)
-
-
-def identity_folder(state: Path) -> Path:
-    """Where the identity of a state folder is kept."""
-    return state / "identity"
-
-
-def read_join_file(path: Path) -> JoinFile:
-    """Raises IdentityInvalid."""
-    try:
-        return JoinFile.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise IdentityInvalid(f"{path}: {error.strerror}: a join file was expected (`edgefleet site join` at the hub makes it)") from error
-    except ValidationError as error:
-        first = error.errors(include_input=False)[0]
-        where = ".".join(map(str, first["loc"])) or "the whole"
-        raise IdentityInvalid(f"{path} is no join file of `edgefleet site join`: {where}: {first['msg']}") from error
-
-
-def describe(folder: Path) -> dict[str, Any]:
-    """What a state folder says of its site's identity, for people and `-o json`; `valid` is by this machine's clock.
-
-    Raises IdentityInvalid if there is none.
-    """
-    pinned, held = _read_pinned(folder / "hub.json"), _read_own(folder / "site.pem")
-    try:
-        note = Note.model_validate_json((folder / "note.json").read_bytes())
-    except (OSError, ValidationError):
-        note = Note()
-    if pinned is None and not note.text:
-        raise IdentityInvalid(f"{folder}: no site has joined with this state folder: start `edgefleet agent --join FILE` with it")
-    return {
-        "site": pinned.site if pinned else None,
-        "hub": pinned.hub if pinned else None,
-        "valid": held is not None and held.begins_at <= datetime.now(UTC) < held.ends_at,
-        "endsAt": format_time(held.ends_at) if held else None,
-        "note": note.text,
-        "since": note.since or None,
-    }
-
-
-def _load_or_make_key(path: Path) -> PrivateKey:
-    """It is on disk before it is told: an answer that comes after a crash is not lost."""
-    with suppress(FileNotFoundError, Rejected):
-        return PrivateKey.from_pem(path.read_bytes())
-    key = PrivateKey.generate()
-    write_durably(path, key.to_pem().encode())
-    return key
-
-
-def _read_pinned(path: Path) -> Pinned | None:
-    try:
-        return Pinned.model_validate_json(path.read_bytes()) if path.exists() else None
-    except ValidationError as error:
-        raise IdentityInvalid(
-            f"{path} cannot be read ({error.errors()[0]['msg']}): restore it, or remove its folder and join anew"
-        ) from error
-
-
-def _read_own(path: Path) -> ClientCertificate | None:
-    try:
-        return read_certificate(path.read_bytes()) if path.exists() else None
-    except Rejected as error:
-        raise IdentityInvalid(f"{path} cannot be read ({error.message}): remove it and join anew") from error
-
-
-def _digest(token: str) -> str:
-    return hashlib.sha256(token.encode()).hexdigest()
