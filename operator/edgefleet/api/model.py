@@ -27,13 +27,23 @@ MAX_TEMPLATE_BYTES = 16_384
 Accelerator = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,31}$", max_length=32)]
 
 
+SecretName = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)]
+
+
 class Source(Schema):
-    """A repository of an OCI registry, and which release in it is wanted."""
+    """A repository of an OCI registry, and which release in it is wanted.
+
+    For the hub alone, Secrets in the model's namespace: `secretRef` (a pull secret, kubernetes.io/dockerconfigjson; its entries are also
+    for the golden set's registry) and `caRef` (entry ca.crt: authorities of the registry, believed beside the public ones). Sites have
+    their own, see EdgeSite.
+    """
 
     repository: Repository
     tag: Tag | None = None
     digest: Digest | None = None
     interval: Duration = "10m"
+    secret_ref: SecretName | None = None
+    ca_ref: SecretName | None = None
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -111,10 +121,9 @@ class PodSpec(Schema):
 
 
 class PodMetadata(Schema):
-    """Labels and annotations of the pods, beside those that the site sets."""
+    """Labels of the pods, beside those that the site sets. Annotations are not taken: some of them move a pod to other networks."""
 
     labels: Labels = Field(default_factory=dict)
-    annotations: Annotated[dict[LabelKey, Annotated[str, Field(max_length=1024)]], Field(max_length=16)] = Field(default_factory=dict)
 
 
 class PodTemplate(Schema):

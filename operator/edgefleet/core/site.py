@@ -13,6 +13,8 @@ allowed. Reasons are CamelCase, because they become the `reason` of the assignme
     SequenceReused    the number of an accepted order, with other content
     ModelTaken        another fleet serves this model here
     NoVariantFits     the variant needs hardware that this site does not have
+    NoPodsHere        it asks for pods, and this site starts none
+    PodNotAllowed     it asks for pods with more rights than any site gives
     TrustStale        past its end: what serves goes on, nothing is activated
 """
 
@@ -23,6 +25,7 @@ from enum import StrEnum
 
 from edgefleet.api.assignment import Fault, Order, OrderAction, SiteAssignmentSpec, SiteState, assignment_name
 from edgefleet.api.meta import format_time, parse_time
+from edgefleet.api.model import DeploymentRuntime
 from edgefleet.api.site import Hardware
 
 MAX_SEQUENCE_JUMP = 1000
@@ -53,6 +56,8 @@ class SiteContext:
     hardware: Hardware
     now: datetime
     holders: Mapping[str, str]
+    pods: bool = False
+    """Whether this site starts pods."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +126,19 @@ def _decide_place(order: Order, memory: FleetMemory, context: SiteContext) -> Ac
         missing = _missing_hardware(order, context.hardware)
         if missing:
             return Refuse("NoVariantFits", f"variant {order.revision.variant.name!r} needs {missing}")
+        if order.revision.serving.deployment is not None:
+            return _decide_pods(order.revision.serving.deployment, context) or Accept(order)
     return Accept(order)
+
+
+def _decide_pods(deployment: DeploymentRuntime, context: SiteContext) -> Refuse | None:
+    if not context.pods:
+        return Refuse("NoPodsHere", "serving.deployment asks for pods, and this site starts none: give its agent --pods-namespace")
+    # Imported late: a site that starts no pods needs nothing of it.
+    from edgefleet.core.pods import find_forbidden
+
+    forbidden = find_forbidden(deployment.template)
+    return Refuse("PodNotAllowed", f"serving.deployment.template.{forbidden}") if forbidden else None
 
 
 def _missing_hardware(order: Order, hardware: Hardware) -> str:
@@ -202,12 +219,14 @@ class Cause(StrEnum):
     DISK = "Disk"
     TRUST = "Trust"
     SERVER = "Server"
+    POD = "Pod"
 
 
 _JUDGEMENTS: dict[Cause, tuple[SiteState, Fault]] = {
     Cause.READINESS: ("Failed", "Revision"),
     Cause.GOLDEN: ("Failed", "Revision"),
     Cause.CONTENT: ("Failed", "Revision"),
+    Cause.POD: ("Failed", "Revision"),
     Cause.FETCH: ("Blocked", "Site"),
     Cause.DISK: ("Blocked", "Site"),
     Cause.SERVER: ("Blocked", "Site"),

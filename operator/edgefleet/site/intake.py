@@ -12,11 +12,12 @@ from edgefleet.trust.orders import open_order
 class Intake:
     """One site's door for orders."""
 
-    def __init__(self, *, site: str, hardware: Hardware, trust: TrustKeeper, state: StateFile) -> None:
+    def __init__(self, *, site: str, hardware: Hardware, trust: TrustKeeper, state: StateFile, pods: bool = False) -> None:
         self._site = site
         self._hardware = hardware
         self._trust = trust
         self._state = state
+        self._pods = pods
 
     def judge(self, record: AssignmentRecord) -> Accept | Refuse:
         """Whether this site obeys the assignment, now."""
@@ -24,6 +25,7 @@ class Intake:
             order = open_order(record.spec.envelope, self._trust.require().hub_keys)
         except Rejected as error:
             return Refuse(error.reason, error.message)
-        context = SiteContext(site=self._site, hardware=self._hardware, now=self._state.now(), holders=self._state.holders())
+        now, holders = self._state.now(), self._state.holders()
+        context = SiteContext(site=self._site, hardware=self._hardware, now=now, holders=holders, pods=self._pods)
         memory = self._state.fleet(order.fleet).to_memory()
         return decide_order(order, record.spec, object_name=record.metadata.name, memory=memory, context=context)

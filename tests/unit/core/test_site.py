@@ -205,7 +205,7 @@ def test_the_step_follows_from_what_was_remembered(order: Order, memory: FleetMe
 
 def test_whose_fault_it_is() -> None:
     revision = {cause for cause in Cause if decide_fault(cause)[1] == "Revision"}
-    assert revision == {Cause.READINESS, Cause.GOLDEN, Cause.CONTENT}
+    assert revision == {Cause.READINESS, Cause.GOLDEN, Cause.CONTENT, Cause.POD}
     assert {decide_fault(cause)[0] for cause in revision} == {"Failed"}
     assert decide_fault(Cause.TRUST) == ("Refused", "Site")
     assert {decide_fault(cause) for cause in (Cause.FETCH, Cause.DISK, Cause.SERVER)} == {("Blocked", "Site")}
