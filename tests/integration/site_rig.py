@@ -342,15 +342,19 @@ class Rig:
 
     # ---- site
 
-    def start_agent(self, *, renew: str = "60s", **more: object) -> Process:
-        """Start the agent process under the site's two identities; `metrics_port=1` is `--metrics-port 1`."""
+    def start_agent(self, *, renew: str = "60s", join: Path | None = None, **more: object) -> Process:
+        """Start the agent process under the site's two identities; `metrics_port=1` is `--metrics-port 1`. With a join file, it gets
+        the one at the hub by itself."""
         hub = self.lab.client_kubeconfig("hub", f"edgefleet:site:{self.site}", ["edgefleet:sites"])
-        options = {
+        given = {
             "--site": self.site,
             "--hub-kubeconfig": self.cable.through(hub) if self.cable else hub,
+            "--trusted-root": self.folder / "root.json",
+        }
+        options = {
+            **({"--join": join} if join else given),
             "--site-kubeconfig": self.lab.client_kubeconfig("east", f"edgefleet:agent:{self.site}"),
             "--state": self.state,
-            "--trusted-root": self.folder / "root.json",
             "--server-url": self.server.url,
             "--server-models": self.server.repository,
             "--gateway-port": self.port,

@@ -40,7 +40,15 @@ LANES = 3
 CHOSEN = 50
 SEED = int(os.environ.get("EDGEFLEET_SEED", "5"))
 ALL, WANTED = os.environ.get("EDGEFLEET_ALL_POINTS") == "1", os.environ.get("EDGEFLEET_POINT", "")
-NEVER_SEEN: dict[str, str] = {}
+JOINING = "joining: test_join.py"
+NEVER_SEEN: dict[str, str] = {
+    "hub/joining.py Joining._answer patch NAMESPACES": JOINING,
+    "hub/joining.py Joining._record apply EDGE_SITES": JOINING,
+    "hub/joining.py Joining._tell patch CERTIFICATE_REQUESTS": JOINING,
+    "hub/joining.py Joining._sweep delete SERVICE_ACCOUNTS": JOINING,
+    "hub/sites.py Sites._apply_namespace delete ROLE_BINDINGS": JOINING,
+    "site/identity.py Identity._ask create CERTIFICATE_REQUESTS": JOINING,
+}
 """Writes in the code that no scenario comes to, as `callers.Caller` prints them, each with the reason."""
 MOMENTS_MISSED = 0.05
 """Share of the points whose moment may not come: a status is written more or less often as events fall together."""
