@@ -45,6 +45,24 @@ def test_a_pod_with_a_volume_serves_on_a_real_node(nodes: NodeLab) -> None:
     assert "httpd" in east.kubectl("exec", "deployment/web", "--", "/bin/busybox", "ps")
 
 
+def test_a_cut_link_separates_clusters_and_stops_none(nodes: NodeLab) -> None:
+    hub, east = nodes.clusters["hub"], nodes.clusters["east"]
+    url = f"http://{_pod_address(east)}:8080/said"
+    restarts = "jsonpath={.items[0].status.containerStatuses[0].restartCount}"
+
+    nodes.cut("east")
+    try:
+        with pytest.raises(LabError, match="Connection timed out|timed out|No route"):
+            _fetch(hub, url)
+        assert _fetch(east, url) == "by the volume\n"
+        assert "east-node" in east.kubectl("get", "nodes")
+    finally:
+        nodes.mend("east")
+
+    assert _fetch(hub, url) == "by the volume\n"
+    assert east.kubectl("get", "pods", "-l", "app=web", "-o", restarts) == "0"
+
+
 @pytest.mark.parametrize(
     ("name", "command", "args", "said"),
     [

@@ -74,6 +74,12 @@ class Namespaces:
         """A server that runs inside, registered as `run/<name>.pid`."""
         return start_process(self.run, name, [*self.entering(), *command], env=env)
 
+    def enter(self) -> None:
+        """From now on the calling thread, and whatever it starts, stands in this network. There is no way back. Raises OSError."""
+        with Path(f"/proc/{self.pid}/ns/net").open("rb") as network:
+            if _libc.setns(network.fileno(), _CLONE_NEWNET):
+                raise OSError(ctypes.get_errno(), f"cannot enter the network of {self.name}")
+
     def within(self, work: Callable[[], T]) -> T:
         """What `work` returns, done in a thread that stands in this network: whatever it connects to is reached from here."""
         done: list[T] = []
@@ -81,9 +87,7 @@ class Namespaces:
 
         def enter_and_work() -> None:
             try:
-                with Path(f"/proc/{self.pid}/ns/net").open("rb") as network:
-                    if _libc.setns(network.fileno(), _CLONE_NEWNET):
-                        raise OSError(ctypes.get_errno(), f"cannot enter the network of {self.name}")
+                self.enter()
                 done.append(work())
             except BaseException as error:
                 failed.append(error)

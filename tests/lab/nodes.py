@@ -114,6 +114,16 @@ class NodeLab:
             raise
         return lab
 
+    @property
+    def hub(self) -> NodeCluster:
+        """The cluster called `hub`."""
+        return self.clusters["hub"]
+
+    @property
+    def sites(self) -> dict[str, NodeCluster]:
+        """All others."""
+        return {name: cluster for name, cluster in self.clusters.items() if name != "hub"}
+
     def cut(self, name: str) -> None:
         """Takes the link of a cluster down: nobody outside of it is reached from there, nor it from outside."""
         self.outer.call("ip", "link", "set", f"to-{name}", "down")

@@ -20,7 +20,7 @@ from tests.lab.server import LOCK as SERVER_LOCK
 
 ROOT = Path(__file__).parents[2]
 RUNTIME_LOCK = ROOT / "operator" / "requirements.lock"
-EDGEFLEET = "localhost/edgefleet:lab"
+EDGEFLEET = "registry.example/edgefleet:0.1.0"  # as the chart names it: a node that has it asks no registry
 SERVER = "localhost/mlserver:lab"
 PYTHON = "/usr/bin/python3.11"
 _SUITE = "bookworm"
