@@ -29,9 +29,12 @@ GROUPS = {
 COMMANDS = {
     "status": "status:status",
     "check": "check:check",
+    "support-bundle": "support:support_bundle",
     "agent": "agent:agent",
     "hub": "hub:hub",
     "crds": "crds:crds",
+    "backup": "backup:backup",
+    "restore": "backup:restore",
 }
 """Names and where they are found: module of this package, and attribute."""
 VERBS = {
