@@ -32,11 +32,17 @@ class WaveApproval(Schema):
 
 
 class Control(Schema):
-    """What people say to a run while it is under way. The hub never writes it. `by`: who changed `paused` or `aborted` last, if that person
-    said so; the admission policy lets nobody write another's name, nor leave it there when changing them."""
+    """What people say to a run. The hub never writes it. `by`: who changed anything but `approvals` last, if that person said so; the
+    admission policy lets nobody write another's name, nor leave it there when changing them.
+
+    `promote`: the wave that passes as soon as one of its sites has reported the revision, without the rest of its soak, traffic and
+    reports. `retry`: the revision may be tried again though this run, which has ended, took it back; by one new run, which may bar it anew.
+    """
 
     paused: bool = False
     aborted: bool = False
+    promote: Annotated[str, Field(max_length=64)] = ""
+    retry: bool = False
     by: Annotated[str, Field(max_length=256)] = ""
     approvals: Annotated[tuple[WaveApproval, ...], Field(max_length=64)] = ()
 
@@ -95,9 +101,9 @@ class GateRecord(Schema):
 
 class SaidRecord(Schema):
     """Something a person said in `control`, and when the hub saw it. `by` is empty if the person left no name; `wave` and `reason` go
-    with Approved, `wave` with Withdrawn (an approval that was taken away again)."""
+    with Approved, `wave` with Promoted and with Withdrawn (an approval that was taken away again)."""
 
-    what: Literal["Paused", "Resumed", "Aborted", "Approved", "Withdrawn"]
+    what: Literal["Paused", "Resumed", "Aborted", "Promoted", "Approved", "Withdrawn"]
     by: Annotated[str, Field(max_length=256)] = ""
     wave: Annotated[str, Field(max_length=64)] = ""
     reason: Message = ""

@@ -120,9 +120,58 @@ def resume(
 def abort(
     name: NameArgument, namespace: NamespaceOption = "default", kubeconfig: KubeconfigOption = None, context: ContextOption = None
 ) -> None:
-    """Take every site of this run back to stable. The revision is then barred until `edgefleet rollout forget`."""
+    """Take every site of this run back to stable. The revision is then barred until `edgefleet rollout retry`."""
     _control(name, namespace, kubeconfig, context, {"aborted": True})
     print_note(f"{name} is aborted: its sites go back to stable")
+
+
+@app.command("promote")
+def promote(
+    name: NameArgument,
+    wave: Annotated[str | None, typer.Argument(help="The wave that may pass; by default the one that is open.")] = None,
+    namespace: NamespaceOption = "default",
+    kubeconfig: KubeconfigOption = None,
+    context: ContextOption = None,
+) -> None:
+    """Let a wave pass on what is known now, without the rest of its soak, its traffic and its reports.
+
+    At least one site of the wave must have reported the revision: a silent wave never passes. What proves the revision worse still
+    takes it back. The next wave's approval is still needed, and a paused run stays paused.
+    """
+
+    async def write(api: Api) -> str:
+        run = await _fetch_open(api, name, namespace)
+        waves = [one.name for one in run.status.waves]
+        chosen = wave or run.status.wave
+        if not chosen:
+            raise CommandFailed("NoOpenWave", f"{name} has no open wave: it waits for {run.status.waiting_for or 'its first look'}")
+        if chosen not in waves:
+            raise CommandFailed("NoSuchWave", f"{name} has no wave {chosen!r}; it has {', '.join(waves)}")
+        await _write_control(api, run, {"promote": chosen})
+        return chosen
+
+    print_note(f"wave {_ask(write, kubeconfig, context)} of {name} passes as soon as one of its sites has reported the revision")
+
+
+@app.command("retry")
+def retry(
+    name: NameArgument, namespace: NamespaceOption = "default", kubeconfig: KubeconfigOption = None, context: ContextOption = None
+) -> None:
+    """Have the revision of a run that was rolled back or aborted tried again, by a new run.
+
+    The old run stays as a record. If the new one takes the revision back too, it is barred again. It starts when the model names that
+    revision; nothing in Git is changed. `edgefleet rollout forget` lifts the bar too, and deletes the record.
+    """
+
+    async def write(api: Api) -> None:
+        run = ModelRollout.parse(await api.get(MODEL_ROLLOUTS, name, namespace))
+        if run.status.outcome not in ("RolledBack", "AbortedByUser"):
+            state = run.status.outcome or run.status.phase
+            raise CommandFailed("NotBarring", f"{name} is {state}: only what was rolled back or aborted can be tried again")
+        await _write_control(api, run, {"retry": True})
+
+    _ask(write, kubeconfig, context)
+    print_note(f"the revision of {name} is not barred any more: a new run tries it, if the model names it")
 
 
 @app.command("approve")
@@ -179,12 +228,15 @@ def forget(
 
 def _control(name: str, namespace: str, kubeconfig: Path | None, context: str | None, control: dict[str, Any]) -> None:
     async def write(api: Api) -> None:
-        run = await _fetch_open(api, name, namespace)
-        if any(getattr(run.spec.control, field) != value for field, value in control.items()):
-            body = {"spec": {"control": {**control, "by": await _fetch_own_name(api)}}}
-            await api.patch(MODEL_ROLLOUTS, name, namespace, body)
+        await _write_control(api, await _fetch_open(api, name, namespace), control)
 
     _ask(write, kubeconfig, context)
+
+
+async def _write_control(api: Api, run: ModelRollout, control: dict[str, Any]) -> None:
+    if any(getattr(run.spec.control, field) != value for field, value in control.items()):
+        body = {"spec": {"control": {**control, "by": await _fetch_own_name(api)}}}
+        await api.patch(MODEL_ROLLOUTS, run.metadata.name, run.metadata.namespace, body)
 
 
 async def _fetch_own_name(api: Api) -> str:

@@ -44,7 +44,17 @@ class Memory:
         if assignment.revision in self.barred or assignment.revision in self.revoked:
             return True
         sender = self.runs.get(assignment.run or "")
-        return sender is not None and sender.revision.hash == assignment.revision and sender.outcome in TAKING_BACK
+        return (
+            sender is not None
+            and sender.revision.hash == assignment.revision
+            and sender.outcome in TAKING_BACK
+            and not sender.control.retry
+        )
+
+
+def bars(run: RunFacts) -> bool:
+    """Whether its revision may not be tried again: it was taken back, and nobody has said `control.retry` since."""
+    return run.outcome in BARRING and not run.control.retry
 
 
 def recall(fleet: FleetFacts) -> Memory:
@@ -52,7 +62,7 @@ def recall(fleet: FleetFacts) -> Memory:
     runs = sorted(fleet.runs, key=lambda run: run.number, reverse=True)
     digests = fleet.model.revoked if fleet.model else frozenset()
     revoked = frozenset(run.revision.hash for run in runs if run.revision.digest in digests)
-    barred = {run.revision.hash: run for run in reversed(runs) if run.outcome in BARRING}
+    barred = {run.revision.hash: run for run in reversed(runs) if bars(run)}
     promoted = [run.revision for run in runs if run.outcome == "Promoted"]
     under_way = [run for run in runs if run.outcome is None]
     return Memory(
@@ -79,7 +89,7 @@ def plan_forgetting(fleet: FleetFacts) -> tuple[str, ...]:
     """The runs that nothing needs: kept are the active, the barring, those that an assignment names, and of the Promoted and of
     the others the last three each."""
     named = {site.assignment.run for site in fleet.sites if site.assignment}
-    ended = sorted((run for run in fleet.runs if run.outcome and run.outcome not in BARRING), key=lambda run: -run.number)
+    ended = sorted((run for run in fleet.runs if run.outcome and not bars(run)), key=lambda run: -run.number)
     promoted = [run.name for run in ended if run.outcome == "Promoted"]
     others = [run.name for run in ended if run.outcome != "Promoted"]
     return tuple(name for name in promoted[KEPT_RUNS:] + others[KEPT_RUNS:] if name not in named)

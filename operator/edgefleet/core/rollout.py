@@ -20,7 +20,7 @@ from edgefleet.core.facts import FleetFacts, RunFacts, SiteFacts
 from edgefleet.core.judge import Fail, Inconclusive, Pass, Verdict, judge_hard_checks, judge_wave
 from edgefleet.core.live import Live, judge_live
 from edgefleet.core.memory import Memory, count_names, recall
-from edgefleet.core.progress import UNREACHABLE, SiteProgress, Stand, survey
+from edgefleet.core.progress import UNREACHABLE, SiteProgress, Stand, is_reported, survey
 from edgefleet.core.reach import earliest
 from edgefleet.core.record import DEADLINE, Step, count_sites, deadline_at, deadline_passed, summarise_rollout
 from edgefleet.core.returning import (
@@ -211,7 +211,7 @@ class _Pass:
             if records[index].passed_at is None:
                 if self._is_left_over(index, group, proven):
                     continue
-                if isinstance(judged, Inconclusive):
+                if isinstance(judged, Inconclusive) and not self._is_promoted(wave, group):
                     chosen = (wave.on_inconclusive or self.run.policy.on_inconclusive) if judged.final else "Hold"
                     if chosen == "Rollback":
                         return Cause("RolledBack", INCONCLUSIVE, f"wave {wave.name} after soak.max: {judged.message}")
@@ -235,6 +235,11 @@ class _Pass:
             and index == max(one.wave for one in self.progress)
             and all(one.failed or one.stand is Stand.OUT or (one.stand is Stand.SKIPPED and one.reason == UNREACHABLE) for one in group)
         )
+
+    def _is_promoted(self, wave: Wave, group: Sequence[SiteProgress]) -> bool:
+        """Whether a person lets this wave pass on what is known now. That stands in for time, traffic and numbers, never for silence:
+        one of its sites must have reported the revision."""
+        return self.run.control.promote == wave.name and any(one.active and is_reported(self.sites[one.site]) for one in group)
 
     def _hold(self) -> tuple[str, str] | None:
         if self.run.control.paused:

@@ -16,6 +16,8 @@ def record_said(old: tuple[SaidRecord, ...], control: Control, now: str) -> tupl
         record.append(SaidRecord(what="Paused" if control.paused else "Resumed", by=control.by, at=now))
     if control.aborted and _last(old, "Aborted") is None:
         record.append(SaidRecord(what="Aborted", by=control.by, at=now))
+    if control.promote and control.promote != next((one.wave for one in reversed(old) if one.what == "Promoted"), ""):
+        record.append(SaidRecord(what="Promoted", by=control.by, wave=control.promote, at=now))
     given = {(one.wave, one.by): one for one in control.approvals}
     known = {(one.wave, one.by): one.what for one in old if one.what in ("Approved", "Withdrawn")}
     record += [
@@ -47,5 +49,5 @@ def _trim(record: list[SaidRecord]) -> tuple[SaidRecord, ...]:
 
 
 def _subject(one: SaidRecord) -> tuple[str, str, str]:
-    about = {"Paused": "pause", "Resumed": "pause", "Aborted": "abort"}.get(one.what, "approval")
+    about = {"Paused": "pause", "Resumed": "pause", "Aborted": "abort", "Promoted": "promote"}.get(one.what, "approval")
     return (about, one.wave, one.by) if about == "approval" else (about, "", "")

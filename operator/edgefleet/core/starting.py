@@ -102,7 +102,8 @@ def _find_obstacle(fleet: FleetFacts, memory: Memory) -> Obstacle | None:
         run = memory.barred[target.hash]
         message = (
             f"run {run.name} took release {target.version} back ({run.status.reason}: {run.status.message})."
-            f" Name another release, or lift this with `edgefleet rollout forget {run.name}`"
+            f" Name another release, or have it tried again: `edgefleet rollout retry {run.name}`"
+            f" (`edgefleet rollout forget {run.name}` does that too, and deletes the record)"
         )
         return Obstacle(run.outcome or "", message, stalled=True)
     if fleet.spec.suspend:

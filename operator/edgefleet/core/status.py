@@ -16,7 +16,7 @@ from edgefleet.api.report import SiteReport
 from edgefleet.api.site import EdgeSiteSpec, EdgeSiteStatus, Identity
 from edgefleet.core.decisions import FleetDecision
 from edgefleet.core.facts import FleetFacts, RunFacts, SiteFacts
-from edgefleet.core.memory import BARRING, count_names, taken_back_by
+from edgefleet.core.memory import bars, count_names, taken_back_by
 from edgefleet.core.progress import clean_reason, fault_of, is_confirmed
 from edgefleet.core.reach import is_reachable, unreachable_at
 from edgefleet.core.record import condition
@@ -262,7 +262,7 @@ def _rolled_back(fleet: FleetFacts, decision: FleetDecision, run: RunFacts | Non
     """Shown while the model still names what was taken back."""
     if run is not None or decision.target is None:
         return ()
-    barring = [one for one in fleet.runs if one.outcome in BARRING and one.revision.hash == decision.target.hash]
+    barring = [one for one in fleet.runs if bars(one) and one.revision.hash == decision.target.hash]
     if not barring:
         return ()
     last = max(barring, key=lambda one: one.number)

@@ -210,7 +210,9 @@ class Simulator:
                 renewed = replace(held, expires_at=self.now + ORDER_LIFETIME)
                 self.sites[name].facts = replace(self.sites[name].facts, assignment=renewed)
             case StartRun(name, number, revision, policy, plan):
-                assert not any(run.revision.hash == revision.hash and run.outcome in BARRED_OUTCOMES for run in self.runs), "I10"
+                assert not any(
+                    run.revision.hash == revision.hash and run.outcome in BARRED_OUTCOMES and not run.control.retry for run in self.runs
+                ), "I10"
                 fresh = RunFacts(
                     name, number, revision, policy, facts_of.Control(), ModelRolloutStatus(), self.now, outcome=None, plan=plan
                 )

@@ -91,6 +91,21 @@ def approve_all(simulator: Simulator) -> None:
     simulator.runs = [one if one.outcome else replace(one, control=Control(approvals=approvals)) for one in simulator.runs]
 
 
+def promote(wave: int) -> Event:
+    def act(simulator: Simulator) -> None:
+        simulator.runs = [
+            one if one.outcome else replace(one, control=one.control.model_copy(update={"promote": f"w{wave}"})) for one in simulator.runs
+        ]
+
+    return act
+
+
+def retry(simulator: Simulator) -> None:
+    """Everything that was taken back may be tried again."""
+    retried = [replace(one, control=one.control.model_copy(update={"retry": True})) if one.outcome else one for one in simulator.runs]
+    simulator.runs = retried
+
+
 def suspend(value: bool) -> Event:
     def act(simulator: Simulator) -> None:
         simulator.spec = {**simulator.spec, "suspend": value}
@@ -128,6 +143,8 @@ events = st.one_of(
     st.builds(lambda value: say(paused=value), st.booleans()),
     st.just(say(aborted=True)),
     st.just(approve_all),
+    st.builds(promote, st.integers(0, 2)),
+    st.just(retry),
     st.builds(suspend, st.booleans()),
     st.builds(revoke, st.integers(0, 2)),
     st.builds(forget_labels, st.integers(0, 5)),

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from edgefleet.core.memory import count_names, exposed_to, recall, taken_back_by
+from edgefleet.api.rollout import Control
+from edgefleet.core.memory import count_names, exposed_to, plan_forgetting, recall, taken_back_by
 from tests.unit.core.facts_of import A, B, C, fleet, model, run, site, told
 
 STABLE = run(1, A, outcome="Promoted")
@@ -26,6 +27,22 @@ def test_recall(runs: Any, stable: Any, active: str | None) -> None:
     memory = recall(fleet(B, runs=runs))
     assert memory.stable == stable
     assert (memory.active.name if memory.active else None) == active
+
+
+def test_a_retried_run_bars_nothing_and_sends_nobody_back() -> None:
+    retried = run(2, B, outcome="RolledBack", control=Control(retry=True))
+    memory = recall(fleet(B, runs=[STABLE, retried]))
+    assert memory.barred == {}
+    held = told(site("s"), B, "weld-2").assignment
+    assert held is not None
+    assert not memory.was_taken_back(held)
+    again = recall(fleet(B, runs=[STABLE, retried, run(3, B, outcome="RolledBack")]))
+    assert {revised: one.name for revised, one in again.barred.items()} == {B.hash: "weld-3"}, "the new run bars it anew"
+
+
+def test_a_retried_run_is_forgotten_like_any_other() -> None:
+    old = [run(number, B, outcome="RolledBack", control=Control(retry=number < 6)) for number in range(2, 7)]
+    assert plan_forgetting(fleet(B, runs=[STABLE, *old])) == ("weld-2",)
 
 
 def test_revocation_is_by_digest() -> None:

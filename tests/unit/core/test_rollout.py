@@ -495,3 +495,38 @@ def test_messages_of_any_length_fit_the_schema() -> None:
     status = go(loud, *names("s2"), waves=CANARY_OPEN).status
     assert len(status.message) == 1024
     assert all(len(one.message) <= 1024 for one in status.conditions)
+
+
+# -- a person lets a wave pass ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("canary", "promoted", "opens"),
+    [
+        pytest.param(on_b("s1", since=ago(2)), "", False, id="nobody-said-so"),
+        pytest.param(on_b("s1", since=ago(2)), "canary", True, id="in-mid-soak"),
+        pytest.param(on_b("s1", since=ago(2)), "all", False, id="another-wave"),
+        pytest.param(on_b("s1", state=None), "canary", False, id="told-and-silent"),
+        pytest.param(on_b("s1", since=ago(2), reported=False), "canary", False, id="no-report-yet"),
+        pytest.param(on_b("s1", since=ago(200), heard=ago(150), reported=False), "canary", False, id="skipped-as-silent"),
+    ],
+)
+def test_promote_stands_in_for_time_but_not_for_silence(canary: SiteFacts, promoted: str, opens: bool) -> None:
+    decision = go(canary, *names("s2", "s3"), waves=CANARY_OPEN, control=Control(promote=promoted))
+    assert assigned(decision) == (["s2", "s3"] if opens else [])
+    assert (decision.status.waves[0].passed_at is not None) is opens
+
+
+def test_promote_does_not_keep_a_bad_revision() -> None:
+    failed = on_b("s1", state="Failed", fault="Revision", reason="GoldenSetFailed")
+    decision = go(failed, *names("s2", "s3"), waves=CANARY_OPEN, control=Control(promote="canary"))
+    assert decision.returning == "RolledBack"
+    assert assigned(decision) == ["s1"], "back to stable"
+
+
+def test_promote_opens_nothing_that_is_paused_or_not_approved() -> None:
+    paused = go(on_b("s1", since=ago(2)), *names("s2", "s3"), waves=CANARY_OPEN, control=Control(promote="canary", paused=True))
+    assert (assigned(paused), paused.status.waiting_for) == ([], "UserPaused")
+    under = policy({"name": "canary", "sites": 1}, {"name": "all", "percent": 100, "approval": {"required": 1}})
+    asked = go(on_b("s1", since=ago(2)), *names("s2", "s3"), waves=CANARY_OPEN, under=under, control=Control(promote="canary"))
+    assert (assigned(asked), asked.status.waiting_for) == ([], "AwaitingApproval")
