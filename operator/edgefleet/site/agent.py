@@ -23,6 +23,7 @@ from edgefleet.kube.client import Api
 from edgefleet.kube.connection import Connection, load_connection
 from edgefleet.kube.resources import SITE_ASSIGNMENTS
 from edgefleet.kube.watch import Key, ListWatch
+from edgefleet.site.external_gateway import ExternalGateway
 from edgefleet.site.gateway import Gateway
 from edgefleet.site.gateway_config import Endpoint
 from edgefleet.site.heartbeat import Heartbeat
@@ -55,17 +56,17 @@ USER_AGENT = "edgefleet-agent"
 class Settings:
     """What `edgefleet agent` was told. `hub` is a kubeconfig, or the identity that the site keeps by itself; `root` is the pinned root
     document; `renew` is the period of the heartbeat; `server_metrics` is the model server's Prometheus page, `metrics` where the agent
-    gives its own."""
+    gives its own. Without `site_kubeconfig` the pod's service account is used; without `gateway` somebody else runs Envoy."""
 
     site: str
     hub: Path | Identity
-    site_kubeconfig: Path
+    site_kubeconfig: Path | None
     state: Path
     root: bytes
     hardware: Hardware
     server: Endpoint
     server_models: Path
-    gateway: Endpoint
+    gateway: Endpoint | None
     envoy: Path | None = None
     renew: timedelta = timedelta(seconds=60)
     server_metrics: str | None = None
@@ -102,7 +103,7 @@ async def run_agent(settings: Settings) -> None:
         state = StateFile.open(settings.state / "state.json", site=settings.site)
         store = Store(settings.state / "store")
         async with (
-            Gateway(gateway_folder(settings.state), address=settings.gateway, server=settings.server, envoy=settings.envoy) as gateway,
+            _gateway(settings) as gateway,
             RepositoryRuntime(settings.server, settings.server_models) as runtime,
             Api(_connect(settings.hub), user_agent=USER_AGENT, attempts=2) as hub,
             Api.connect(settings.site_kubeconfig, user_agent=USER_AGENT, attempts=2) as local,
@@ -110,6 +111,13 @@ async def run_agent(settings: Settings) -> None:
             await gateway.start()
             serving = Serving(state=state, store=store, runtime=runtime, gateway=gateway)
             await Agent(settings, state=state, store=store, serving=serving, runtime=runtime, gateway=gateway, hub=hub, local=local).run()
+
+
+def _gateway(settings: Settings) -> Gateway:
+    folder = gateway_folder(settings.state)
+    if settings.gateway is None:
+        return ExternalGateway(folder, server=settings.server)
+    return Gateway(folder, address=settings.gateway, server=settings.server, envoy=settings.envoy)
 
 
 def _connect(hub: Path | Identity) -> Connection:

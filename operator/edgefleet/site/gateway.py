@@ -179,14 +179,21 @@ class Gateway:
 
     async def fetch_stats(self, query: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
         """Envoy's statistics, and the name of the life that they are of. Raises GatewayDown."""
-        life = self._process.find_life()
+        life = await self._find_life()
         try:
             stats = await self._ask("/stats", **query)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise GatewayDown(f"Envoy tells no statistics: {error or type(error).__name__}") from error
-        if life is None or life != self._process.find_life():
+        if life is None or life != await self._find_life():
             raise GatewayDown("Envoy ended while it was asked for its statistics")
         return life, stats
+
+    async def _find_life(self) -> str | None:
+        """A name for the running Envoy that no other one has, None where none runs."""
+        return self._process.find_life()
+
+    def _has_ended(self) -> bool:
+        return self._process.find() is None
 
     async def _knows(self, target: Target) -> bool:
         clusters = await self._ask("/clusters", format="json")
@@ -225,7 +232,7 @@ class Gateway:
                             return
                     except (aiohttp.ClientError, OSError, ValueError) as error:
                         last = f": {error or type(error).__name__}"
-                    if self._process.find() is None:
+                    if self._has_ended():
                         raise GatewayDown(f"{otherwise}: it has ended. {self._process.log_tail()}".strip())
                     await asyncio.sleep(POLL_SECONDS)
         except TimeoutError:

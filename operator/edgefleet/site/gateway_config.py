@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 API = "type.googleapis.com/envoy"
 ROUTE_CONFIG = "models"
 ADMIN_SOCKET = "admin.sock"
+FRONT_SOCKET = "front.sock"
 TABLE_PATH = "/edgefleet/routes"
 REVISION_HEADER = "x-edgefleet-revision"
 METADATA = "edgefleet"
@@ -93,13 +94,18 @@ Upstreams = Mapping[Target, Upstream]
 """For the revisions that are not at the site's one model server."""
 
 
-def plan_bootstrap(*, host: str, port: int, clusters_path: str, routes_path: str) -> dict[str, Any]:
-    """The file that Envoy is started with."""
+def plan_bootstrap(
+    *, host: str, port: int, clusters_path: str, routes_path: str, node: str = "edgefleet", front: bool = False
+) -> dict[str, Any]:
+    """The file that Envoy is started with. `node` names this Envoy; with `front` it answers at a Unix socket too, as clients see it."""
+    listeners = [_listener({"socket_address": {"address": host, "port_value": port}}, routes_path)]
+    if front:
+        listeners.append({**_listener({"pipe": {"path": FRONT_SOCKET, "mode": 0o600}}, routes_path), "name": "front"})
     return {
-        "node": {"id": "edgefleet", "cluster": "edgefleet"},
+        "node": {"id": node, "cluster": "edgefleet"},
         "admin": {"address": {"pipe": {"path": ADMIN_SOCKET, "mode": 0o600}}},
         "dynamic_resources": {"cds_config": {"path_config_source": {"path": clusters_path}, "resource_api_version": "V3"}},
-        "static_resources": {"listeners": [_listener(host, port, routes_path)]},
+        "static_resources": {"listeners": listeners},
         "stats_flush_interval": f"{FLUSH_SECONDS}s",
         "overload_manager": {
             "resource_monitors": [
@@ -115,7 +121,7 @@ def plan_bootstrap(*, host: str, port: int, clusters_path: str, routes_path: str
     }
 
 
-def _listener(host: str, port: int, routes_path: str) -> dict[str, Any]:
+def _listener(address: dict[str, Any], routes_path: str) -> dict[str, Any]:
     connections = {
         "@type": f"{API}.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "gateway",
@@ -134,7 +140,7 @@ def _listener(host: str, port: int, routes_path: str) -> dict[str, Any]:
     }
     return {
         "name": "gateway",
-        "address": {"socket_address": {"address": host, "port_value": port}},
+        "address": address,
         "filter_chains": [{"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": connections}]}],
     }
 

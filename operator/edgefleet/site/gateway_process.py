@@ -17,7 +17,7 @@ from edgefleet.site.durable import write_durably
 
 STOP_SECONDS = 5.0
 # Hot restart would make all Envoys of a machine share one piece of memory.
-_OPTIONS = ("--concurrency", "1", "--disable-hot-restart", "--log-level", "warning", "--log-path", "envoy.log")
+OPTIONS = ("--concurrency", "1", "--disable-hot-restart", "--log-level", "warning")
 # Envoys that this process started: they must be reaped when they end, and may outlive every GatewayProcess.
 _children: dict[int, "subprocess.Popen[bytes]"] = {}
 
@@ -74,7 +74,7 @@ class GatewayProcess:
     def start(self, binary: Path) -> int:
         """Start Envoy in the background; returns its pid."""
         child = subprocess.Popen(
-            [str(binary), "-c", "bootstrap.json", *_OPTIONS],
+            [str(binary), "-c", "bootstrap.json", *OPTIONS, "--log-path", "envoy.log"],
             cwd=self._folder,
             env={"PATH": os.defpath},
             stdin=subprocess.DEVNULL,
