@@ -46,11 +46,13 @@ from edgefleet.site.identity_files import describe, read_join_file
 from edgefleet.trust.bundle import make_root
 from edgefleet.trust.identity import make_request, read_certificate
 from edgefleet.trust.keys import PrivateKey
-from tests.lab import LabError
+from tests.integration.site_rig import open_rig
 from tests.lab.binaries import fetch_kubectl
 from tests.lab.cluster import Cluster, Lab
 from tests.lab.installed import hub_kubeconfig
 from tests.lab.pki import Authority
+from tests.lab.registry import Registry
+from tests.lab.server import ModelServer
 
 LIMIT = 60.0
 QUICK = Timing(lifetime=timedelta(minutes=10), renew_after=0.99, look_seconds=0.2)
@@ -59,6 +61,7 @@ EAGER = Timing(lifetime=timedelta(minutes=10), renew_after=0.337, look_seconds=0
 """Renews seconds after the grant: certificates begin 5 minutes before they are made, so a third of this one's life is over at once."""
 
 
+APPROVAL = {"status": {"conditions": [{"type": "Approved", "status": "True", "reason": "x", "message": "x"}]}}
 pytestmark = pytest.mark.timeout(180)
 
 
@@ -489,9 +492,8 @@ async def test_a_token_gives_no_other_right(place: Place, root: Path) -> None:
     site = await place.add_site("plant")
     async with token_holder(await invite(place, site, root)) as api:
         await api.create(CERTIFICATE_REQUESTS, request_body(f"{site}-own", site))
-        approval = {"status": {"conditions": [{"type": "Approved", "status": "True", "reason": "x", "message": "x"}]}}
         attempts: list[Callable[[], Awaitable[Any]]] = [
-            lambda: api.patch(CERTIFICATE_REQUESTS, f"{site}-own", None, approval, subresource="approval"),
+            lambda: api.patch(CERTIFICATE_REQUESTS, f"{site}-own", None, APPROVAL, subresource="approval"),
             lambda: api.list(CERTIFICATE_REQUESTS),
             lambda: api.delete(CERTIFICATE_REQUESTS, f"{site}-own"),
             lambda: api.get(EDGE_SITES, site),
@@ -511,9 +513,9 @@ async def test_requests_of_others_are_left_alone_and_the_hub_could_not_approve_t
     async with machine(place.folder / "one", await invite(place, site, root)) as one:
         await one.until_joined()
     assert "conditions" not in (await place.api.get(CERTIFICATE_REQUESTS, foreign)).get("status", {})
-    as_hub = Cluster("as-hub", place.lab.hub.url, place.folder, hub_kubeconfig(place.lab.hub), None)
-    with pytest.raises(LabError, match="join accounts and sites only"):
-        as_hub.kubectl("certificate", "approve", foreign)
+    async with Api.connect(hub_kubeconfig(place.lab.hub), user_agent="as-hub") as as_hub:
+        with pytest.raises(ApiError, match="join accounts and sites only"):
+            await as_hub.patch(CERTIFICATE_REQUESTS, foreign, None, APPROVAL, subresource="approval")
     await place.api.delete(CERTIFICATE_REQUESTS, foreign)
 
 
@@ -603,7 +605,7 @@ async def test_a_join_file_for_another_site_or_with_another_root_changes_nothing
         await one.until_joined()
         key = one.key
         await invite(place, other, root)
-        await one.until_note("give each site a folder of its own")
+        await one.until_note("each site has a folder of its own")
         body = json.loads((await invite(place, site, root, "--again")).read_text())
         await until(lambda: is_true(one.key != key), lambda: f"the use of a new join file: {one.note}")
         key = one.key
@@ -678,3 +680,39 @@ async def test_joining_says_what_is_missing(place: Place, root: Path) -> None:
     site = await place.add_site("plant")
     wrong = ["--trusted-root", str(root), "--hub-url", "http://hub.example"]
     assert "write https://HOST:PORT" in await say(place, "site", "join", site, *wrong, code=1)
+
+
+async def test_the_agent_serves_with_and_without_a_certificate(
+    place: Place, kinds: Lab, registry: Registry, model_server: ModelServer, tmp_path: Path
+) -> None:
+    """The whole agent, a real model behind it: joined by a file, a month off line, and joined again."""
+    site = await place.add_site("plant")
+    async with open_rig(tmp_path, kinds, registry, model_server, site) as rig:
+        rig.push_golden()
+        first = rig.push("1.0", 1)
+        file = await invite(place, site, tmp_path / "root.json")
+        rig.start_agent(join=file)
+        await rig.assign(first)
+        await rig.wait_for("Active")
+        rig.kill_agent()
+
+        authority = place.lab.hub.authority
+        assert authority is not None
+        own = rig.state / "identity" / "site.pem"
+        own.write_bytes(expired_certificate(authority, site))
+        rig.start_agent(join=file)
+
+        async def says_so() -> bool:
+            return "ended at" in describe(own.parent)["note"]
+
+        await until(says_so, rig.log)
+        assert not describe(own.parent)["valid"]
+        assert rig.serving() == f"{rig.model}--{first.hash[:8]}"
+        assert await asyncio.to_thread(run, ["site", "identity", "--state", str(rig.state)]) == 1
+
+        second = rig.push("1.1", 2)
+        await rig.assign(second)
+        await invite(place, site, tmp_path / "root.json", "--again")
+        await rig.wait_for("Active")
+        assert rig.serving() == f"{rig.model}--{second.hash[:8]}"
+        assert await asyncio.to_thread(run, ["site", "identity", "--state", str(rig.state)]) == 0

@@ -79,7 +79,7 @@ class Identity:
         self._certificate = read_own(folder)
         self._spent = {self._pinned.token} if self._pinned else set()
         self._retry_at = datetime.fromtimestamp(0, UTC)
-        self._refused = ""
+        self._refused = self._unusable = ""
         self._said = ""
         self._backoff = Backoff(multiplier=1, longest=60)
         self.joined = asyncio.Event()
@@ -216,35 +216,36 @@ class Identity:
 
     def _find_invitation(self) -> JoinFile | None:
         """The join file, if it is one for this site that was not used yet."""
+        self._unusable = ""
         if not self._file.exists():
             return None
         try:
             found = read_join_file(self._file)
         except IdentityInvalid as error:
-            self._say(str(error))
+            self._unusable = str(error)
             return None
         if digest_token(found.token) in self._spent:
             return None
         if found.site != self.site:
-            self._say(
-                f"{self._file} is for site {found.site}; this state folder is that of {self.site}: give each site a folder of its own"
-            )
+            self._unusable = f"{self._file} is for site {found.site}, this folder that of {self.site}: each site has a folder of its own"
             return None
         if found.root.encode() != self.root:
-            self._say(f"{self._file} brings another root document than the one pinned here: roots change through the trust bundle only")
+            self._unusable = f"{self._file} brings another root document than the one pinned here: roots change through trust bundles only"
             return None
         return found
 
     def _say_standing(self, now: datetime) -> None:
         held, remedy = self._certificate, f"make a join file (`edgefleet site join {self.site}` at the hub) and put it at {self._file}"
+        because = self._unusable or self._refused
         if held is None:
-            self._say(f"{self.site} has not joined, {self._refused or 'and there is no join token that was not used'}: {remedy}")
+            self._say(f"{self.site} has not joined, {because or 'and there is no join token that was not used'}: {remedy}")
         elif now >= held.ends_at:
-            why = f"; {self._refused}" if self._refused else ""
+            why = f"; {because}" if because else ""
             ended = f"the certificate of {self.site} ended at {format_time(held.ends_at)}{why}"
             self._say(f"{ended}. The hub does not hear the site; it serves what it has. To end this, {remedy}")
-        elif not self._refused:
-            self._say(f"joined as {self.site}, by a certificate that is good until {format_time(held.ends_at)}")
+        else:
+            why = f"; {because}" if because else ""
+            self._say(f"joined as {self.site}, by a certificate that is good until {format_time(held.ends_at)}{why}")
 
     def _say(self, text: str) -> None:
         if text == self._said:

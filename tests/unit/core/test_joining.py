@@ -5,8 +5,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from edgefleet.api.site import Identity
+from edgefleet.api.conditions import Condition, find_condition
+from edgefleet.api.site import EdgeSiteSpec, EdgeSiteStatus, Identity
 from edgefleet.core.joining import Admission, Admit, CertificateRequest, Refuse, Requester, decide_request, find_requester
+from edgefleet.core.status import summarise_site
 
 NOW = datetime(2026, 11, 28, 6, tzinfo=UTC)
 LEFT = NOW - timedelta(days=1)
@@ -108,3 +110,31 @@ def test_refused(request_: CertificateRequest, site: Admission, reason: str, sai
     assert isinstance(answer, Refuse)
     assert answer.reason == reason
     assert said in answer.message
+
+
+def joined(identity: Identity | None, left: datetime | None) -> tuple[Condition | None, Identity | None]:
+    status, _ = summarise_site(
+        old=EdgeSiteStatus(identity=identity),
+        spec=EdgeSiteSpec(),
+        generation=1,
+        report=None,
+        last_heard=None,
+        renew_seconds=60,
+        left=left,
+        now=NOW,
+    )
+    return find_condition(status.conditions, "Joined"), status.identity
+
+
+def test_the_site_says_whether_it_joined_and_a_renewal_is_no_news() -> None:
+    assert joined(None, None) == (None, None), "a site that brought its own certificate never joined"
+    first, kept = joined(JOINED, None)
+    assert first is not None
+    assert (first.status, first.reason) == ("True", "CertificateGranted")
+    assert kept == JOINED
+    assert joined(RENEWED, None)[0] == first
+    left, kept = joined(RENEWED, LEFT)
+    assert left is not None
+    assert (left.status, left.reason) == ("False", "Left")
+    assert "2026-11-27T06:00:00Z" in left.message
+    assert kept == RENEWED
