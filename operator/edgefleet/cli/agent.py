@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import typer
 
+from edgefleet.api.meta import site_namespace
 from edgefleet.api.quantities import NAME_PATTERN
 from edgefleet.cli.artifacts import naming
 from edgefleet.cli.output import Format, FormatOption, print_json, read_period
@@ -60,6 +61,21 @@ def agent(
     ] = None,
     metrics_port: Annotated[int | None, typer.Option(min=1, max=65535, help="Give the agent's own metrics to Prometheus here.")] = None,
     metrics_host: Annotated[str, typer.Option(help="The address of these metrics; 0.0.0.0 for all.")] = "127.0.0.1",
+    secrets_namespace: Annotated[
+        str | None,
+        typer.Option(
+            help="Where in this site's cluster the pull secrets and authorities are that the EdgeSite names. "
+            "[default: the namespace of the pod, outside of one edgesite-NAME]"
+        ),
+    ] = None,
+    pods_namespace: Annotated[
+        str | None, typer.Option(help="Start pods here, in the site's own cluster, for models that ask for a deployment.")
+    ] = None,
+    store_claim: Annotated[
+        str | None, typer.Option(help="With --pods-namespace: the PersistentVolumeClaim there whose volume holds --state; pods mount it.")
+    ] = None,
+    store_folder: Annotated[str, typer.Option(help="Where --state lies in the volume of --store-claim; its root if left out.")] = "",
+    pods_keep: Annotated[str, typer.Option(help="How long old pods run on, and new ones are watched, after a switch.")] = "30m",
     log_json: Annotated[bool, typer.Option(help="Log in JSON, one object a line.")] = False,
 ) -> None:
     """Run the agent of one site: fetch, verify, try and serve what the hub orders, and go on serving without it.
@@ -75,13 +91,14 @@ def agent(
     folder: leave --gateway-port out.
     Exit codes: 0 told to stop, 1 to be started again, 2 wrong usage.
     """
-    from edgefleet.site.agent import Settings, StateInUse, run_agent
+    from edgefleet.site.agent import PodSettings, Settings, StateInUse, run_agent
     from edgefleet.site.gateway import GatewayDown
     from edgefleet.site.gateway_config import Endpoint
     from edgefleet.site.gateway_process import GatewayMissing
     from edgefleet.site.hardware import HardwareInvalid, declare_hardware, discover_hardware
     from edgefleet.site.identity import Identity
     from edgefleet.site.identity_files import IdentityInvalid, identity_folder
+    from edgefleet.site.registries import own_namespace
     from edgefleet.site.state import StateUnreadable
     from edgefleet.trust.bundle import require_root
 
@@ -99,6 +116,11 @@ def agent(
             hub, name, root, told_by = hub_kubeconfig, site, trusted_root.read_bytes(), trusted_root
         if not re.fullmatch(NAME_PATTERN, name):
             raise ValueError(f"--site {name!r} is not a name: lower-case letters, digits and -, at most 40 characters")
+        if (pods_namespace is None) != (store_claim is None):
+            raise ValueError("--pods-namespace and --store-claim go together: pods mount their model from that claim")
+        pods = None
+        if pods_namespace is not None and store_claim is not None:
+            pods = PodSettings(pods_namespace, store_claim, store_folder, read_period(pods_keep, "--pods-keep"))
         found = discover_hardware()
         settings = Settings(
             site=name,
@@ -114,6 +136,8 @@ def agent(
             renew=read_period(renew, "--renew"),
             server_metrics=_read_metrics_url(server_metrics, server_url) if server_metrics else None,
             metrics=Endpoint(metrics_host, metrics_port) if metrics_port else None,
+            pods=pods,
+            secrets_namespace=secrets_namespace or own_namespace(site_namespace(name)),
         )
         with naming(told_by):
             require_root(settings.root)

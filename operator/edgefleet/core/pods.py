@@ -18,55 +18,20 @@ MANAGED_LABEL, MANAGER = "app.kubernetes.io/managed-by", "edgefleet"
 SERVED_LABEL = f"{GROUP}/served"
 """On a Deployment and its pods: `<model>--<rev8>`."""
 MODEL_VOLUME = "edgefleet-model"
-_POD_FIELDS = frozenset(
-    [
-        "containers",
-        "initContainers",
-        "volumes",
-        "securityContext",
-        "nodeSelector",
-        "tolerations",
-        "affinity",
-        "runtimeClassName",
-        "imagePullSecrets",
-        "terminationGracePeriodSeconds",
-    ]
-)
-_CONTAINER_FIELDS = frozenset(
-    [
-        "name",
-        "image",
-        "imagePullPolicy",
-        "command",
-        "args",
-        "workingDir",
-        "env",
-        "ports",
-        "resources",
-        "readinessProbe",
-        "livenessProbe",
-        "startupProbe",
-        "lifecycle",
-        "securityContext",
-        "volumeMounts",
-    ]
-)
+# fmt: off
+_POD_FIELDS = frozenset((
+    "containers", "initContainers", "volumes", "securityContext", "nodeSelector", "tolerations", "affinity", "runtimeClassName",
+    "imagePullSecrets", "terminationGracePeriodSeconds",
+))
+_CONTAINER_FIELDS = frozenset((
+    "name", "image", "imagePullPolicy", "command", "args", "workingDir", "env", "ports", "resources", "readinessProbe", "livenessProbe",
+    "startupProbe", "lifecycle", "securityContext", "volumeMounts",
+))
 _HANDLERS = ("readinessProbe", "livenessProbe", "startupProbe", "lifecycle")
-_POD_SECURITY = frozenset(
-    ["runAsNonRoot", "runAsUser", "runAsGroup", "fsGroup", "fsGroupChangePolicy", "supplementalGroups", "seccompProfile"]
-)
-_CONTAINER_SECURITY = frozenset(
-    [
-        "runAsNonRoot",
-        "runAsUser",
-        "runAsGroup",
-        "seccompProfile",
-        "allowPrivilegeEscalation",
-        "privileged",
-        "readOnlyRootFilesystem",
-        "capabilities",
-    ]
-)
+_SECURITY = frozenset(("runAsNonRoot", "runAsUser", "runAsGroup", "seccompProfile"))
+_POD_SECURITY = _SECURITY | {"fsGroup", "fsGroupChangePolicy", "supplementalGroups"}
+_CONTAINER_SECURITY = _SECURITY | {"allowPrivilegeEscalation", "privileged", "readOnlyRootFilesystem", "capabilities"}
+# fmt: on
 _DROP_ALL = {"drop": ["ALL"]}
 _SECCOMP = {"type": "RuntimeDefault"}
 

@@ -9,7 +9,7 @@ import fcntl
 import logging
 import os
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -19,6 +19,7 @@ from edgefleet import __version__
 from edgefleet.api.meta import site_namespace
 from edgefleet.api.report import SiteReport
 from edgefleet.api.site import Hardware
+from edgefleet.core.pods import Place
 from edgefleet.kube.client import Api
 from edgefleet.kube.connection import Connection, load_connection
 from edgefleet.kube.resources import SITE_ASSIGNMENTS
@@ -30,8 +31,12 @@ from edgefleet.site.heartbeat import Heartbeat
 from edgefleet.site.identity import Identity
 from edgefleet.site.intake import Intake
 from edgefleet.site.link import Link
+from edgefleet.site.pod_judge import PodJudge
 from edgefleet.site.prefetch import Prefetcher
 from edgefleet.site.reconciler import Reconciler
+from edgefleet.site.registries import gather_access
+from edgefleet.site.runtimes.choice import Runtimes
+from edgefleet.site.runtimes.deployment import Pods
 from edgefleet.site.runtimes.repository import RepositoryRuntime
 from edgefleet.site.serving import Serving
 from edgefleet.site.state import StateFile
@@ -50,6 +55,21 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 USER_AGENT = "edgefleet-agent"
+PODS_FOLDER = "pods"
+"""In the state folder: what pods mount, one folder for each revision."""
+
+
+@dataclass(frozen=True, slots=True)
+class PodSettings:
+    """Where this site starts pods: a namespace of its cluster, and the claim whose volume holds the state folder, in `folder` of it.
+
+    `keep`: how long old pods run beside those that took their place.
+    """
+
+    namespace: str
+    claim: str
+    folder: str = ""
+    keep: timedelta = timedelta(minutes=30)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +91,8 @@ class Settings:
     renew: timedelta = timedelta(seconds=60)
     server_metrics: str | None = None
     metrics: Endpoint | None = None
+    secrets_namespace: str = ""
+    pods: PodSettings | None = None
 
 
 class StateInUse(Exception):
@@ -109,8 +131,20 @@ async def run_agent(settings: Settings) -> None:
             Api.connect(settings.site_kubeconfig, user_agent=USER_AGENT, attempts=2) as local,
         ):
             await gateway.start()
-            serving = Serving(state=state, store=store, runtime=runtime, gateway=gateway)
-            await Agent(settings, state=state, store=store, serving=serving, runtime=runtime, gateway=gateway, hub=hub, local=local).run()
+            async with _open_pods(settings, local) as pods:
+                runtimes = Runtimes(runtime, pods)
+                keep = settings.pods.keep if settings.pods else timedelta(0)
+                serving = Serving(state=state, store=store, runtimes=runtimes, gateway=gateway, keep=keep)
+                agent = Agent(settings, state=state, store=store, serving=serving, runtimes=runtimes, gateway=gateway, hub=hub, local=local)
+                await agent.run()
+
+
+def _open_pods(settings: Settings, local: Api) -> AbstractAsyncContextManager[Pods | None]:
+    if settings.pods is None:
+        return nullcontext()
+    folder = "/".join(filter(None, (settings.pods.folder.strip("/"), PODS_FOLDER)))
+    place = Place(settings.site, settings.pods.namespace, settings.pods.claim, folder)
+    return Pods(local, place, settings.state / PODS_FOLDER)
 
 
 def _gateway(settings: Settings) -> Gateway:
@@ -138,7 +172,7 @@ class Agent:
         state: StateFile,
         store: Store,
         serving: Serving,
-        runtime: RepositoryRuntime,
+        runtimes: Runtimes,
         gateway: Gateway,
         hub: Api,
         local: Api,
@@ -173,10 +207,11 @@ class Agent:
             state=state,
             store=store,
             trust=self._trust,
-            intake=Intake(site=settings.site, hardware=settings.hardware, trust=self._trust, state=state),
+            intake=Intake(site=settings.site, hardware=settings.hardware, trust=self._trust, state=state, pods=runtimes.pods is not None),
             serving=serving,
-            runtime=runtime,
+            runtimes=runtimes,
             prefetcher=Prefetcher(store),
+            access=lambda order: gather_access(local, settings.secrets_namespace or namespace, order),
             publish=self._publish,
             report_now=self._heartbeat.report_now,
         )
@@ -189,6 +224,13 @@ class Agent:
             silence=self._heartbeat.silence,
             take_back=self._reconciler.take_back,
         )
+        self._pods = runtimes.pods
+        self._pod_judge: PodJudge | None = None
+        if runtimes.pods is not None and settings.pods is not None:
+            self._pod_judge = PodJudge(
+                state=state, store=store, pods=runtimes.pods, keep=settings.pods.keep, take_back=self._reconciler.take_back
+            )
+            runtimes.pods.on_change = self._pods_changed
         gateway.before_removal = self._meter.settle
         serving.on_switch = self._meter.look_now
         self._meter.on_look = self._looked
@@ -205,6 +247,7 @@ class Agent:
             self._local_watch.run(),
             self._link.run(),
             self._local_status.run(),
+            *((self._pods.run(),) if self._pods is not None else ()),
             self._talk_to_the_hub(self._hub_watch.run, self._link.bundles.run, self._hub_status.run, self._heartbeat.run),
         )
         try:
@@ -244,7 +287,9 @@ class Agent:
                 requests=total.requests,
                 failed=total.failed,
                 lost=found[0].lost if found else 0,
-                taken_back=self._judge.taken_back.get(fleet, 0),
+                taken_back=self._judge.taken_back.get(fleet, 0) + (self._pod_judge.taken_back.get(fleet, 0) if self._pod_judge else 0),
+                gap_seconds=self._state.fleet(fleet).gap_seconds,
+                gap_requests=self._state.fleet(fleet).gap_requests,
             )
         return AgentMetrics(
             last_contact=self._heartbeat.last_contact,
@@ -268,6 +313,11 @@ class Agent:
         if self._meter.is_urgent():
             self._heartbeat.report_soon()
         self._judge.look()
+
+    def _pods_changed(self) -> None:
+        self._serving.look_now()
+        if self._pod_judge is not None:
+            self._pod_judge.look()
 
     def _nudge(self) -> None:
         self._reconciler.nudge()

@@ -199,6 +199,14 @@ class Gateway:
         clusters = await self._ask("/clusters", format="json")
         return any(entry.get("name") == target.served_name for entry in clusters.get("cluster_statuses", ()))
 
+    async def forget_refused(self) -> None:
+        """Models that were routed to nobody, and are not now, need no counting any more."""
+        async with self._lock:
+            kept = {target for target in self._draining if not target.is_nobody}
+            if kept != self._draining:
+                self._draining = kept
+                self._write_clusters()
+
     async def _is_at(self, target: Target, upstream: Upstream | None) -> bool:
         port = (upstream.endpoint if upstream else self._server).port
         host = (upstream.endpoint if upstream else self._server).host

@@ -26,13 +26,16 @@ CURRENT = "current"
 
 @dataclass(frozen=True, slots=True)
 class FleetMetrics:
-    """One fleet: where it stands, what its serving revision has counted since its switch, and what became of its records."""
+    """One fleet: where it stands, what its serving revision has counted since its switch, what became of its records, and for how long
+    no revision served because of `switch: Replace`."""
 
     finding: Finding | None
     requests: int
     failed: int
     lost: int
     taken_back: int
+    gap_seconds: float = 0
+    gap_requests: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +106,12 @@ def _fleets(fleets: Mapping[str, FleetMetrics]) -> Iterator[Metric]:
     failed = CounterMetricFamily("edgefleet_agent_failed_requests", "Those of them that failed.", labels=per_role)
     lost = CounterMetricFamily("edgefleet_agent_lost_records", "Records dropped before the hub had them.", labels=["fleet"])
     back = CounterMetricFamily("edgefleet_agent_local_rollbacks", "Revisions that this agent took back by itself.", labels=["fleet"])
+    gap = CounterMetricFamily(
+        "edgefleet_agent_gap_seconds",
+        "For how long no revision served, as the old one was stopped first (switch: Replace).",
+        labels=["fleet"],
+    )
+    refused = CounterMetricFamily("edgefleet_agent_gap_requests", "Requests that were refused meanwhile.", labels=["fleet"])
     for fleet, one in sorted(fleets.items()):
         if one.finding is not None:
             state.add_metric([fleet, one.finding.state, one.finding.reason], 1)
@@ -110,7 +119,9 @@ def _fleets(fleets: Mapping[str, FleetMetrics]) -> Iterator[Metric]:
         failed.add_metric([fleet, CURRENT], one.failed)
         lost.add_metric([fleet], one.lost)
         back.add_metric([fleet], one.taken_back)
-    yield from (state, requests, failed, lost, back)
+        gap.add_metric([fleet], one.gap_seconds)
+        refused.add_metric([fleet], one.gap_requests)
+    yield from (state, requests, failed, lost, back, gap, refused)
 
 
 @contextmanager

@@ -9,17 +9,17 @@ import logging
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from edgefleet.api.assignment import ActiveRevision, Order
+from edgefleet.api.assignment import ActiveRevision, FrozenRevision, Order
 from edgefleet.api.meta import format_time
 from edgefleet.api.site import Storage
 from edgefleet.core.site import Cause
 from edgefleet.site.faults import StepFailed, explain_failure
-from edgefleet.site.gateway import Gateway
-from edgefleet.site.gateway_config import Target
-from edgefleet.site.runtimes import Runtime
+from edgefleet.site.gateway import Gateway, GatewayDown
+from edgefleet.site.gateway_config import NOBODY, Target, Upstream
+from edgefleet.site.runtimes.choice import Runtimes
 from edgefleet.site.state import FleetState, StateFile
 from edgefleet.site.store import RevisionRecord, Store
 
@@ -32,11 +32,15 @@ ENSURE_SECONDS = 600.0
 class Serving:
     """The gateway and the runtime of one site, as the state file says."""
 
-    def __init__(self, *, state: StateFile, store: Store, runtime: Runtime, gateway: Gateway) -> None:
+    def __init__(self, *, state: StateFile, store: Store, runtimes: Runtimes, gateway: Gateway, keep: timedelta = timedelta(0)) -> None:
+        """`keep`: how long old pods run beside those that took their place."""
         self._state = state
         self._store = store
-        self._runtime = runtime
+        self._runtimes = runtimes
         self._gateway = gateway
+        self._keep = keep
+        self._replacing: set[str] = set()
+        self._wake = asyncio.Event()
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._cleanups: dict[str, asyncio.Task[None]] = {}
         self._trials: set[str] = set()
@@ -76,18 +80,56 @@ class Serving:
             self._expected[fleet] = revision
 
     @asynccontextmanager
-    async def trying(self, fleet: str, target: Target) -> AsyncIterator[None]:
-        """While a revision is loaded beside the serving one. Unless it then serves, it is unloaded at the end."""
+    async def trying(self, fleet: str, target: Target, *, replace: bool = False) -> AsyncIterator[None]:
+        """While a revision is loaded beside the serving one, or with `replace` instead of it. Unless it then serves, it is unloaded at
+        the end, and the one that was stopped for it is started again."""
         self._trials.add(target.served_name)
         try:
             # From here on nothing begins to unload it; what has begun, for whichever fleet, must end before it is placed again.
             async with self._unloading[target.served_name]:
                 pass
+            if any(not self._is_used(name) for name in self._pods_placed()):
+                # What was kept beside the serving one may need the room.
+                self._clean_up(fleet)
+            if replace:
+                await _explained(self._stop_serving(fleet, target))
             yield
         finally:
             self._trials.discard(target.served_name)
+            self._replacing.discard(fleet)
+            self._wake.set()
             if self._gateway.table.get(target.model) != target and self._state.fleet(fleet).active != target.revision:
                 self._clean_up(fleet)
+
+    async def _stop_serving(self, fleet: str, target: Target) -> None:
+        async with self._locks[fleet]:
+            state = self._state.fleet(fleet)
+            if state.active is None or state.active == target.revision:
+                return
+            self._replacing.add(fleet)
+            if state.gap_since is None:
+                self._state.change_fleet(fleet, gap_since=datetime.now(UTC))
+            await self._gateway.switch(state.model, NOBODY)
+            old = Target(state.model, state.active).served_name
+            await self._gateway.drain(old)
+            await self._runtimes.unload(old)
+            log.info("fleet %s: %s is stopped, so that the next has room", fleet, old)
+
+    async def _close_gap(self, fleet: str) -> None:
+        state = self._state.fleet(fleet)
+        if state.gap_since is None:
+            return
+        try:
+            refused = await self._gateway.count_refused(state.model)
+        except GatewayDown as error:
+            log.warning("fleet %s: what was refused is not counted: %s", fleet, error)
+            refused = 0
+        seconds = max(0.0, (datetime.now(UTC) - state.gap_since).total_seconds())
+        said = f"switch: Replace: no revision served for {seconds:.1f} s, {refused} request(s) were refused"
+        self._state.change_fleet(
+            fleet, gap_since=None, gap_seconds=state.gap_seconds + seconds, gap_requests=state.gap_requests + refused, gap=said
+        )
+        log.info("fleet %s: %s", fleet, said)
 
     async def activate(self, order: Order, record: RevisionRecord, golden_score: str, *, back: bool = False) -> None:
         """Switch clients to a tried revision. On disk first; after a crash in between, `ensure` finishes it. Raises StepFailed.
@@ -100,6 +142,7 @@ class Serving:
             holder = self._state.holders().get(order.model, order.fleet)
             if holder != order.fleet:
                 raise StepFailed(Cause.TRUST, "ModelTaken", f"model {order.model!r} is served here for fleet {holder!r}")
+            upstream = self._find_upstream(revision, Target(order.model, revision.hash))
             self._state.change_fleet(
                 order.fleet,
                 active=revision.hash,
@@ -109,13 +152,16 @@ class Serving:
                 golden_score=golden_score,
                 slo=revision.slo,
                 analysis=None if back else order.analysis,
+                checks=None if back else order.checks,
+                gap="",
                 previous=before.active or before.previous,
                 previous_sequence=before.served_sequence if before.active else before.previous_sequence,
                 withdrawn_at=None,
                 failure=before.failure if back else None,
             )
             self.expect(order.fleet, None)
-            await _explained(self._gateway.switch(order.model, revision.hash))
+            await _explained(self._gateway.switch(order.model, revision.hash, upstream))
+            await self._close_gap(order.fleet)
             if before.active and before.model != order.model:
                 await _explained(self._gateway.switch(before.model, None))
         log.info("fleet %s: %s %s (%s) serves", order.fleet, order.model, revision.version, revision.hash[:8])
@@ -150,6 +196,7 @@ class Serving:
                     golden_score="",
                     previous=state.active or state.previous,
                     withdrawn_at=datetime.now(UTC),
+                    gap_since=None,
                     failure=None,
                 )
             for model in {order.model, state.model} - {""}:
@@ -164,21 +211,29 @@ class Serving:
         """What the state says serves, serves: loaded, then routed. Raises StepFailed."""
         async with self._locks[fleet]:
             state = self._state.fleet(fleet)
-            if state.active is None:
+            if state.active is None or fleet in self._replacing:
                 return
             await _explained(self._ensure(fleet, state, state.active))
 
     async def _ensure(self, fleet: str, state: FleetState, revision: str) -> None:
-        target = Target(state.model, revision)
-        if not await self._runtime.is_ready(target.served_name):
-            record = self._store.find(revision)
+        target, record = Target(state.model, revision), self._store.find(revision)
+        runtime = self._runtimes.pick(record.revision if record else None)
+        if not await runtime.is_ready(target.served_name):
             if record is None or not all(path.exists() for path in self._files(record).values()):
                 message = f"what serves ({revision[:8]}) is not whole in the store any more: restart the agent, and it is fetched again"
                 raise StepFailed(Cause.DISK, "StoreDamaged", message)
-            await self._runtime.place(target.served_name, self._files(record))
-            await self._runtime.load(target.served_name)
-            log.info("fleet %s: %s was not loaded, and is again", fleet, target.served_name)
-        await self._gateway.switch(state.model, revision)
+            await runtime.place(target.served_name, self._files(record))
+            await runtime.load(target.served_name)
+            if record.revision.serving.deployment is None:
+                log.info("fleet %s: %s was not loaded, and is again", fleet, target.served_name)
+        await self._gateway.switch(state.model, revision, self._find_upstream(record.revision, target) if record else None)
+        await self._close_gap(fleet)
+
+    def _find_upstream(self, revision: FrozenRevision, target: Target) -> Upstream | None:
+        upstream = self._runtimes.pick(revision).find_upstream(target.served_name)
+        if upstream is None and revision.serving.deployment is not None:
+            raise StepFailed(Cause.SERVER, "PodNotReady", f"no pod of {target.served_name} is ready")
+        return upstream
 
     def _files(self, record: RevisionRecord) -> dict[str, Path]:
         return {blob.name: self._store.path(blob.digest) for blob in record.files}
@@ -190,12 +245,26 @@ class Serving:
         """
         broken: set[str] = set()
         while True:
+            self._wake.clear()
             for fleet in list(self._state.fleets):
                 works = await self._upkeep(fleet)
                 if works is (fleet in broken):
                     broken ^= {fleet}
                     on_change(fleet)
-            await asyncio.sleep(UPKEEP_SECONDS)
+                if self._is_clean_up_over(fleet) and any(not self._is_used(name) for name in self._pods_placed()):
+                    self._clean_up(fleet)
+            try:
+                async with asyncio.timeout(UPKEEP_SECONDS):
+                    await self._wake.wait()
+            except TimeoutError:
+                continue
+
+    def look_now(self) -> None:
+        """Something of the pods has changed."""
+        self._wake.set()
+
+    def _pods_placed(self) -> set[str]:
+        return self._runtimes.pods.placed() if self._runtimes.pods is not None else set()
 
     async def _upkeep(self, fleet: str) -> bool:
         try:
@@ -229,9 +298,13 @@ class Serving:
             old.cancel()
         self._cleanups[fleet] = asyncio.create_task(self._unload_unused(storage, fleet))
 
+    def _is_clean_up_over(self, fleet: str) -> bool:
+        return fleet not in self._cleanups or self._cleanups[fleet].done()
+
     async def _unload_unused(self, storage: Storage | None, fleet: str) -> None:
         try:
-            for name in self._runtime.placed():
+            await self._gateway.forget_refused()
+            for name in self._runtimes.placed():
                 if not self._is_used(name):
                     await self._gateway.drain(name)
                     # Not cancelled half way: a thread would go on taking files away which somebody else places again.
@@ -248,13 +321,24 @@ class Serving:
     async def _unload(self, name: str) -> None:
         async with self._unloading[name]:
             if not self._is_used(name):
-                await self._runtime.unload(name)
+                await self._runtimes.unload(name)
                 log.info("%s is unloaded", name)
 
     def _is_used(self, name: str) -> bool:
         routed = {target.served_name for target in self._gateway.table.values()}
         serving = {Target(s.model, s.active).served_name for s in self._state.fleets.values() if s.active}
-        return name in routed | serving | self._trials
+        return name in routed | serving | self._trials or name in self._kept()
+
+    def _kept(self) -> set[str]:
+        """Old pods whose successors have not served for long yet, unless another revision of the model is tried now."""
+        kept = set()
+        for state in self._state.fleets.values():
+            if state.active and state.active_since and state.previous and state.failure is None:
+                old = Target(state.model, state.previous).served_name
+                others = {name for name in self._trials if name.startswith(f"{state.model}--") and name != old}
+                if not others and datetime.now(UTC) - state.active_since < self._keep and old in self._pods_placed():
+                    kept.add(old)
+        return kept
 
 
 async def _explained(action: Awaitable[None]) -> None:

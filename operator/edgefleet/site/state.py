@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError
 from edgefleet.api.assignment import OrderAction
 from edgefleet.api.meta import Schema
 from edgefleet.api.model import Slo
-from edgefleet.api.policy import Analysis
+from edgefleet.api.policy import Analysis, HardChecks
 from edgefleet.api.quantities import RevisionHash
 from edgefleet.core.site import FleetMemory
 from edgefleet.site.durable import Checkpoint, no_checkpoint, write_durably
@@ -35,7 +35,9 @@ class FleetState(Schema):
     """One fleet. `floor` and `accepted_*` are the newest order accepted; `active` is what the gateway routes to.
 
     `served_sequence` is the newest order that was carried out: under it `active` serves, or was withdrawn. `model` and `slo` are those of
-    `active`, `analysis` is how that order wants it judged; `previous` served before it, under `previous_sequence`.
+    `active`, `analysis` and `checks` are how that order wants it judged; `previous` served before it, under `previous_sequence`.
+    `gap_since`: since when no revision serves, because one is stopped before the next (switch: Replace). `gap_seconds` and `gap_requests`:
+    how long that was, and how many requests were refused, in all; `gap` says it of the last time.
     """
 
     floor: int = 0
@@ -48,9 +50,14 @@ class FleetState(Schema):
     golden_score: str = ""
     slo: Slo = Slo()
     analysis: Analysis | None = None
+    checks: HardChecks | None = None
     previous: RevisionHash | None = None
     previous_sequence: int = 0
     withdrawn_at: datetime | None = None
+    gap_since: datetime | None = None
+    gap_seconds: float = 0
+    gap_requests: int = 0
+    gap: str = ""
     failure: Failure | None = None
 
     def to_memory(self) -> FleetMemory:

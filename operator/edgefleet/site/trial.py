@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from edgefleet.api.model import Golden
+from edgefleet.api.policy import HardChecks
 from edgefleet.api.quantities import parse_duration
 from edgefleet.core.golden import GoldenLine, score
+from edgefleet.core.pods import Trouble
 from edgefleet.core.site import Cause
 from edgefleet.site.faults import StepFailed
 from edgefleet.site.runtimes import Runtime, ServerUnreachable
@@ -21,19 +23,21 @@ log = logging.getLogger(__name__)
 POLL_SECONDS = 0.2
 
 
-async def verify_ready(runtime: Runtime, name: str, files: Mapping[str, Path], *, ready_within: str) -> None:
-    """Load a revision and wait until it is ready, at most `ready_within` (a Go duration).
+async def verify_ready(runtime: Runtime, name: str, files: Mapping[str, Path], *, checks: HardChecks, beside: bool = False) -> None:
+    """Load a revision and wait until it is ready, at most `checks.ready_within`. `beside`: another one of the model runs.
 
-    Raises StepFailed(READINESS, NotReadyInTime), LoadFailed, ServingConfigMissing, and ServerUnreachable if the server was away before.
+    Raises StepFailed (READINESS: NotReadyInTime; what Runtime.judge says), LoadFailed, ServingConfigMissing, and ServerUnreachable if the
+    server was away before.
     """
     await runtime.is_ready(name)
     await runtime.place(name, files)
     last = "the server has not said that it is ready"
     try:
-        async with asyncio.timeout(parse_duration(ready_within).total_seconds()):
+        async with asyncio.timeout(parse_duration(checks.ready_within).total_seconds()):
             while True:
                 try:
                     await runtime.load(name)
+                    require_no_trouble(runtime.judge(name, checks, beside=beside))
                     if await runtime.is_ready(name):
                         return
                 except ServerUnreachable as error:
@@ -41,7 +45,15 @@ async def verify_ready(runtime: Runtime, name: str, files: Mapping[str, Path], *
                     last = str(error)
                 await asyncio.sleep(POLL_SECONDS)
     except TimeoutError:
-        raise StepFailed(Cause.READINESS, "NotReadyInTime", f"not ready within checks.readyWithin {ready_within}: {last}") from None
+        require_no_trouble(runtime.judge(name, checks, beside=beside, patient=False))
+        message = f"not ready within checks.readyWithin {checks.ready_within}: {last}"
+        raise StepFailed(Cause.READINESS, "NotReadyInTime", message) from None
+
+
+def require_no_trouble(trouble: Trouble | None) -> None:
+    """Raises StepFailed."""
+    if trouble is not None:
+        raise StepFailed(trouble.cause, trouble.reason, trouble.message)
 
 
 async def verify_golden_set(runtime: Runtime, name: str, golden: Golden, lines: Sequence[GoldenLine]) -> str:

@@ -7,7 +7,7 @@ revision's account never under the same sequence (I10). All that must survive a 
 import asyncio
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -21,13 +21,14 @@ from edgefleet.site.fetching import Fetching
 from edgefleet.site.gateway_config import Target
 from edgefleet.site.intake import Intake
 from edgefleet.site.prefetch import Prefetcher
-from edgefleet.site.runtimes import Runtime
+from edgefleet.site.registries import Access
+from edgefleet.site.runtimes.choice import Runtimes
 from edgefleet.site.serving import Serving
 from edgefleet.site.state import Failure, StateFile
 from edgefleet.site.status import AssignmentRecord
 from edgefleet.site.store import RevisionRecord, Store
 from edgefleet.site.summary import Finding, find_failed, find_served
-from edgefleet.site.trial import verify_golden_set, verify_ready
+from edgefleet.site.trial import require_no_trouble, verify_golden_set, verify_ready
 from edgefleet.site.trust_keeper import TrustKeeper
 
 log = logging.getLogger(__name__)
@@ -48,8 +49,9 @@ class Site:
         trust: TrustKeeper,
         intake: Intake,
         serving: Serving,
-        runtime: Runtime,
+        runtimes: Runtimes,
         prefetcher: Prefetcher,
+        access: Callable[[Order], Awaitable[Access]],
         publish: Callable[[str, Finding], None],
         report_now: Callable[[], None],
     ) -> None:
@@ -58,8 +60,9 @@ class Site:
         self.trust = trust
         self.intake = intake
         self.serving = serving
-        self.runtime = runtime
+        self.runtimes = runtimes
         self.prefetcher = prefetcher
+        self.access = access
         self.publish = publish
         self.report_now = report_now
         self.fetching: Fetching[RevisionRecord] = Fetching()
@@ -235,7 +238,7 @@ class Worker:
         match decide_step(order, state.to_memory()):
             case Step.KEEP:
                 changed = await self._confirm(order)
-                self._publish(find_served(order, site.state.fleet(order.fleet), "Serving"))
+                self._publish(self._served(order))
             case Step.WITHDRAW:
                 changed = await site.serving.withdraw(order)
                 self._publish(find_served(order, site.state.fleet(order.fleet), "Withdrawn"))
@@ -253,7 +256,7 @@ class Worker:
                     raise ValueError("core accepted a Run without a revision")
                 await self._activate(order, order.revision)
                 changed = True
-                self._publish(find_served(order, site.state.fleet(order.fleet), "Serving"))
+                self._publish(self._served(order))
         if changed:
             site.report_now()
 
@@ -291,22 +294,42 @@ class Worker:
         self._progress(order, "Fetching", f"{revision.variant.size} bytes from {revision.repository}")
         record = await self._prefetch(order.model_copy(update={"revision": revision}))
         target = Target(order.model, revision.hash)
-        async with site.serving.trying(order.fleet, target):
-            self._progress(order, "Starting", f"the model server loads {target.served_name}")
+        runtime = site.runtimes.pick(revision)
+        replace_ = self._must_replace(order.fleet, revision)
+        async with site.serving.trying(order.fleet, target, replace=replace_):
+            started = "its pod starts" if revision.serving.deployment else "the model server loads it"
+            self._progress(order, "Starting", f"{target.served_name}: {started}")
             files = {blob.name: site.store.path(blob.digest) for blob in record.files}
-            await verify_ready(site.runtime, target.served_name, files, ready_within=order.checks.ready_within)
+            beside = site.state.fleet(order.fleet).active is not None and not replace_
+            await verify_ready(runtime, target.served_name, files, checks=order.checks, beside=beside)
             score = ""
             if revision.golden is not None:
                 self._progress(order, "CheckingGolden", f"{target.served_name} answers the golden set")
                 lines = await asyncio.to_thread(self._golden_lines, record)
-                score = await verify_golden_set(site.runtime, target.served_name, revision.golden, lines)
+                score = await verify_golden_set(runtime, target.served_name, revision.golden, lines)
+            require_no_trouble(runtime.judge(target.served_name, order.checks, beside=beside))
             self._require_fresh(order)
             await site.serving.activate(order, record, score, back=back)
 
+    def _must_replace(self, fleet: str, revision: FrozenRevision) -> bool:
+        serving = self._site.store.find(self._site.state.fleet(fleet).active or "")
+        # Going back from one that fills the hardware needs its room just the same.
+        return "Replace" in (revision.serving.switch, serving.revision.serving.switch if serving else "")
+
+    def _served(self, order: Order) -> Finding:
+        state = self._site.state.fleet(order.fleet)
+        said = [state.gap] if state.gap else []
+        if order.revision is not None and order.revision.serving.deployment is None:
+            said.append("hardChecks.maxRestarts and oomKilled are NotApplicable: this site does not start the model server")
+        return find_served(order, state, "Serving", "; ".join(said))
+
     async def _prefetch(self, order: Order) -> RevisionRecord:
         site = self._site
+        access = await site.access(order)
         trust, now, protected = site.trust.require(), site.state.now(), site.serving.protected
-        return await site.fetching.run(order.fleet, lambda stop: site.prefetcher.run(order, trust, protected=protected, now=now, stop=stop))
+        return await site.fetching.run(
+            order.fleet, lambda stop: site.prefetcher.run(order, trust, access=access, protected=protected, now=now, stop=stop)
+        )
 
     def _golden_lines(self, record: RevisionRecord) -> tuple[GoldenLine, ...]:
         data = self._site.store.read(record.golden_lines) if record.golden_lines else None

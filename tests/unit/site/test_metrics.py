@@ -26,6 +26,8 @@ LABELS = {
     "edgefleet_agent_failed_requests_total": {"fleet", "role"},
     "edgefleet_agent_lost_records_total": {"fleet"},
     "edgefleet_agent_local_rollbacks_total": {"fleet"},
+    "edgefleet_agent_gap_seconds_total": {"fleet"},
+    "edgefleet_agent_gap_requests_total": {"fleet"},
 }
 
 
@@ -46,7 +48,7 @@ def test_names_and_labels_are_ours_and_a_fleet_has_one_state() -> None:
 
     def read() -> AgentMetrics:
         finding = Finding(1, "a" * 64, state[0], state[1], NOW)  # type: ignore[arg-type]
-        fleets = {"vision/plants": FleetMetrics(finding, 10, 2, 1, 0), "vision/shops": FleetMetrics(None, 0, 0, 0, 0)}
+        fleets = {"vision/plants": FleetMetrics(finding, 10, 2, 1, 0, 3.5, 41), "vision/shops": FleetMetrics(None, 0, 0, 0, 0)}
         return AgentMetrics(NOW, 7, 1234, 1, fleets, 5678, NOW, NOW)
 
     with serving_metrics(Endpoint("127.0.0.1", port), read):
@@ -60,6 +62,8 @@ def test_names_and_labels_are_ours_and_a_fleet_has_one_state() -> None:
     ], "a state that is over must not stay"
     assert first["edgefleet_agent_requests_total"][0] == ({"fleet": "vision/plants", "role": "current"}, 10)
     assert first["edgefleet_agent_hub_last_contact_timestamp_seconds"] == [({}, NOW.timestamp())]
+    assert first["edgefleet_agent_gap_seconds_total"][0] == ({"fleet": "vision/plants"}, 3.5)
+    assert first["edgefleet_agent_gap_requests_total"][0] == ({"fleet": "vision/plants"}, 41)
     assert first["edgefleet_agent_store_bytes"] == [({}, 1234)]
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from edgefleet.site.faults import StepFailed
 from edgefleet.site.gateway_config import Target
+from edgefleet.site.runtimes.choice import Runtimes
 from edgefleet.site.serving import Serving
 from edgefleet.site.state import StateFile
 from edgefleet.site.store import RevisionRecord, Store
@@ -55,10 +56,14 @@ class FakeGateway:
     async def drain(self, served_name: str) -> None:
         await asyncio.sleep(0)
 
+    async def forget_refused(self) -> None:
+        """There are none."""
+
 
 def serving_in(folder: Path, runtime: FakeRuntime) -> tuple[Serving, StateFile]:
     state = StateFile.open(folder / "state.json", site="plant-7")
-    parts: dict[str, Any] = {"state": state, "store": Store(folder / "store"), "runtime": runtime, "gateway": FakeGateway()}
+    repository: Any = runtime
+    parts: dict[str, Any] = {"state": state, "store": Store(folder / "store"), "runtimes": Runtimes(repository), "gateway": FakeGateway()}
     return Serving(**parts), state
 
 

@@ -8,9 +8,12 @@ from typing import Any
 import pytest
 
 from edgefleet.api.model import Golden
+from edgefleet.api.policy import HardChecks
 from edgefleet.core.golden import GoldenLine
+from edgefleet.core.pods import Trouble
 from edgefleet.core.site import Cause
 from edgefleet.site.faults import StepFailed
+from edgefleet.site.gateway_config import Upstream
 from edgefleet.site.runtimes import LoadFailed, ServerUnreachable
 from edgefleet.site.trial import verify_golden_set, verify_ready
 
@@ -23,6 +26,8 @@ class FakeRuntime:
 
     def __init__(self) -> None:
         self.ready = True
+        self.trouble: Trouble | None = None
+        self.at_once = True
         self.load_error: Exception | None = None
         self.gone_after = 1000
         self.wrong = 0
@@ -49,6 +54,14 @@ class FakeRuntime:
             return None
         return {"outputs": [{"name": "y", "datatype": "INT64", "shape": [1], "data": [x + 1 if x < self.wrong else x]}]}
 
+    def find_upstream(self, name: str) -> Upstream | None:
+        """At the server."""
+        return None
+
+    def judge(self, name: str, checks: HardChecks, *, beside: bool, patient: bool = True) -> Trouble | None:
+        """As told, at once or only when patience has ended."""
+        return self.trouble if self.at_once or not patient else None
+
     async def unload(self, name: str) -> None:
         """Nothing to do."""
 
@@ -62,7 +75,7 @@ def golden(minimum: str) -> Golden:
 
 
 async def test_a_ready_revision_passes() -> None:
-    await verify_ready(FakeRuntime(), NAME, {}, ready_within="1s")
+    await verify_ready(FakeRuntime(), NAME, {}, checks=HardChecks(ready_within="1s"))
 
 
 @pytest.mark.parametrize("error", [None, ServerUnreachable("it went away while loading")])
@@ -70,7 +83,7 @@ async def test_one_that_does_not_become_ready_is_the_revisions_fault(error: Exce
     runtime = FakeRuntime()
     runtime.ready, runtime.load_error = False, error
     with pytest.raises(StepFailed, match="readyWithin 300ms") as caught:
-        await verify_ready(runtime, NAME, {}, ready_within="300ms")
+        await verify_ready(runtime, NAME, {}, checks=HardChecks(ready_within="300ms"))
     assert (caught.value.cause, caught.value.reason) == (Cause.READINESS, "NotReadyInTime")
     if error:
         assert str(error) in caught.value.message
@@ -80,7 +93,7 @@ async def test_what_the_server_says_of_a_failed_load_is_passed_on() -> None:
     runtime = FakeRuntime()
     runtime.load_error = LoadFailed("the server answers 400")
     with pytest.raises(LoadFailed):
-        await verify_ready(runtime, NAME, {}, ready_within="1s")
+        await verify_ready(runtime, NAME, {}, checks=HardChecks(ready_within="1s"))
 
 
 async def test_a_server_that_was_away_before_is_the_sites_fault() -> None:
@@ -89,13 +102,13 @@ async def test_a_server_that_was_away_before_is_the_sites_fault() -> None:
             raise ServerUnreachable("connection refused")
 
     with pytest.raises(ServerUnreachable):
-        await verify_ready(Away(), NAME, {}, ready_within="1s")
+        await verify_ready(Away(), NAME, {}, checks=HardChecks(ready_within="1s"))
 
 
 async def test_waiting_for_readiness_can_be_cancelled() -> None:
     runtime = FakeRuntime()
     runtime.ready = False
-    task = asyncio.create_task(verify_ready(runtime, NAME, {}, ready_within="10m"))
+    task = asyncio.create_task(verify_ready(runtime, NAME, {}, checks=HardChecks(ready_within="10m")))
     await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -126,3 +139,13 @@ async def test_a_model_that_takes_the_server_down_fails() -> None:
     with pytest.raises(StepFailed, match="golden line 5 of 10") as caught:
         await verify_golden_set(runtime, NAME, golden("10%"), LINES)
     assert (caught.value.cause, caught.value.reason) == (Cause.GOLDEN, "ServerLost")
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_what_is_known_against_it_is_told_instead(at_once: bool) -> None:
+    runtime = FakeRuntime()
+    runtime.ready, runtime.at_once = at_once, at_once
+    runtime.trouble = Trouble(Cause.POD, "OOMKilled", "killed once")
+    with pytest.raises(StepFailed, match="OOMKilled: killed once") as caught:
+        await verify_ready(runtime, NAME, {}, checks=HardChecks(ready_within="300ms"))
+    assert caught.value.cause is Cause.POD

@@ -1,4 +1,4 @@
-"""Runtimes: how a site starts a revision, asks it, and stops it. One port; `repository` is the first that obeys it.
+"""Runtimes: how a site starts a revision, asks it, and stops it. One port; `repository` and `deployment` obey it.
 
 A revision is known to its runtime as `<model>--<rev8>`, so that two of a model live side by side. What to start when is decided in the
 reconciler; which of them clients reach is the gateway's.
@@ -7,6 +7,10 @@ reconciler; which of them clients reach is the gateway's.
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
+
+from edgefleet.api.policy import HardChecks
+from edgefleet.core.pods import Trouble
+from edgefleet.site.gateway_config import Upstream
 
 
 class ServerUnreachable(Exception):
@@ -44,6 +48,15 @@ class Runtime(Protocol):
 
     async def unload(self, name: str) -> None:
         """Stop serving and take the files back; an unknown name is fine. Raises ServerUnreachable, OSError."""
+
+    def find_upstream(self, name: str) -> Upstream | None:
+        """Where the gateway finds a ready revision, if not at the site's one model server."""
+
+    def judge(self, name: str, checks: HardChecks, *, beside: bool, patient: bool = True) -> Trouble | None:
+        """What is known against a revision that was loaded: by the hard checks, or why it cannot start here.
+
+        `beside`: another revision of the model runs. `patient`: what may pass by itself does not count yet.
+        """
 
     def placed(self) -> set[str]:
         """The names of all revisions whose files the server has, also those placed before a restart of this process."""

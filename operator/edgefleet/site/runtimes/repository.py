@@ -13,17 +13,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-import aiohttp
-
+from edgefleet.api.policy import HardChecks
+from edgefleet.core.pods import Trouble
 from edgefleet.site.durable import write_durably
-from edgefleet.site.gateway_config import Endpoint
+from edgefleet.site.gateway_config import Endpoint, Upstream
 from edgefleet.site.runtimes import LoadFailed, ServerUnreachable, ServingConfigMissing
+from edgefleet.site.runtimes.http import REQUEST_SECONDS, ask, open_session
 
 SETTINGS = "model-settings.json"
 MARK = ".edgefleet"
 MAX_SETTINGS_BYTES = 1 << 20
-MAX_ANSWER_BYTES = 16 << 20
-REQUEST_SECONDS = 30.0
 LOAD_SECONDS = 3600.0
 
 
@@ -35,7 +34,7 @@ class RepositoryRuntime:
         self._folder = folder
 
     async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=REQUEST_SECONDS, connect=5), trust_env=False)
+        self._session = open_session()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -70,6 +69,14 @@ class RepositoryRuntime:
         if status >= 500:
             raise ServerUnreachable(f"the server answers {status} to unloading {name}: {_explain(answer)}")
         await asyncio.to_thread(self._remove, self._folder / name)
+
+    def find_upstream(self, name: str) -> Upstream | None:
+        """See Runtime.find_upstream."""
+        return None
+
+    def judge(self, name: str, checks: HardChecks, *, beside: bool, patient: bool = True) -> Trouble | None:
+        """See Runtime.judge. A server that somebody else runs tells nothing of restarts."""
+        return None
 
     def placed(self) -> set[str]:
         """See Runtime.placed."""
@@ -111,15 +118,7 @@ class RepositoryRuntime:
     async def _ask(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, *, seconds: float = REQUEST_SECONDS
     ) -> tuple[int, Any]:
-        timeout = aiohttp.ClientTimeout(total=seconds, connect=5)
-        try:
-            async with self._session.request(method, self._server.url + path, json=body, timeout=timeout) as answer:
-                data = await answer.content.read(MAX_ANSWER_BYTES)
-                while not answer.content.at_eof() and len(data) < MAX_ANSWER_BYTES:
-                    data += await answer.content.read(MAX_ANSWER_BYTES - len(data))
-                return answer.status, _decode(data)
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise ServerUnreachable(f"{self._server.url} does not answer: {error or type(error).__name__}") from error
+        return await ask(self._session, method, self._server.url, path, body, seconds=seconds)
 
 
 def _read_settings(files: Mapping[str, Path], name: str) -> bytes:
@@ -135,13 +134,6 @@ def _read_settings(files: Mapping[str, Path], name: str) -> bytes:
     except ValueError as error:
         raise ServingConfigMissing(f"{SETTINGS} of the variant cannot be read: {error}") from error
     return json.dumps({**settings, "name": name}).encode()
-
-
-def _decode(data: bytes) -> Any:
-    try:
-        return json.loads(data)
-    except ValueError:
-        return data[:200].decode(errors="replace")
 
 
 def _explain(answer: Any) -> str:
