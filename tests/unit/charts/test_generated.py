@@ -2,11 +2,12 @@
 
 import yaml
 
-from tests.lab.manifests import HUB_CHART, KINDS, ROOT, plan_crds, plan_install
+from tests.lab.manifests import AGENT_CHART, HUB_CHART, KINDS, ROOT, plan_crds, plan_install, plan_site_crds
 
 
 def test_the_charts_kinds_are_those_of_crds() -> None:
     assert (HUB_CHART / "templates" / "crds.yaml").read_text() == plan_crds(), "run `make manifests`"
+    assert (AGENT_CHART / "templates" / "crds.yaml").read_text() == plan_site_crds(), "run `make manifests`"
 
 
 def test_install_yaml_is_what_the_chart_renders() -> None:
