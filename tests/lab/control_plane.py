@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests.lab import pki
 from tests.lab.binaries import ControlPlane
-from tests.lab.processes import free_ports, start_process
+from tests.lab.processes import Process, free_ports, start_process
 
 HUB = "hub"
 READY_LIMIT = 120.0  # seconds; 3 s on an idle machine, but 30 s were seen on a busy one
@@ -26,6 +26,7 @@ _CONTROLLERS = (
     "deployment-controller",
     "replicaset-controller",
     "root-ca-certificate-publisher-controller",
+    "clusterrole-aggregation-controller",
 )
 
 
@@ -40,7 +41,7 @@ def start_servers(folder: Path, plane: ControlPlane, urls: Mapping[str, str]) ->
         for started in [pool.submit(_start_apiserver, folder, plane, name, url, etcd_url) for name, url in urls.items()]:
             started.result()
     if plane.controller_manager is not None and HUB in urls:
-        _start_controllers(folder, plane.controller_manager, urls[HUB])
+        start_controllers(folder, plane.controller_manager, HUB, urls[HUB])
 
 
 def _start_etcd(folder: Path, binary: Path) -> str:
@@ -98,13 +99,14 @@ def _start_apiserver(folder: Path, plane: ControlPlane, name: str, url: str, etc
     process.wait_until(lambda: _get(namespace, context) is not None, "showing namespace default", READY_LIMIT)
 
 
-def _start_controllers(folder: Path, binary: Path, url: str) -> None:
-    home = folder / "clusters" / HUB
+def start_controllers(folder: Path, binary: Path, name: str, url: str) -> Process:
+    """A controller-manager for the cluster `name` of the lab in `folder`; returns when it is at work. A site has none by itself."""
+    home = folder / "clusters" / name
     authority = pki.Authority(home)
     ca = authority.pair
     client = authority.issue_client("system:kube-controller-manager")
     serving = authority.issue_server("controller-manager")
-    config = pki.write_kubeconfig(home / "controller-manager.kubeconfig", HUB, url, ca.cert.read_bytes(), client)
+    config = pki.write_kubeconfig(home / "controller-manager.kubeconfig", name, url, ca.cert.read_bytes(), client)
     command: list[str | Path] = [
         binary,
         f"--kubeconfig={config}",
@@ -122,12 +124,13 @@ def _start_controllers(folder: Path, binary: Path, url: str) -> None:
         "--kube-api-qps=200",
         "--kube-api-burst=400",
     ]
-    process = start_process(folder / "run", f"{HUB}-controller-manager", command)
+    process = start_process(folder / "run", f"{name}-controller-manager", command)
     context = ssl.create_default_context(cafile=str(ca.cert))
     context.load_cert_chain(home / "lab-admin.crt", home / "lab-admin.key")
     # A controller at work is the fact; its own /healthz says only that the process listens.
     account = f"{url}/api/v1/namespaces/default/serviceaccounts/default"
     process.wait_until(lambda: _get(account, context) is not None, "making service accounts", READY_LIMIT)
+    return process
 
 
 def _get(url: str, context: ssl.SSLContext | None = None) -> bytes | None:

@@ -15,6 +15,7 @@ from edgefleet.core.eligibility import Eligibility, decide_eligibilities, select
 from edgefleet.core.facts import FleetFacts, RunFacts, SiteFacts
 from edgefleet.core.memory import Memory, plan_forgetting, recall
 from edgefleet.core.reach import earliest, unreachable_at
+from edgefleet.core.restored import find_unknown_orders
 from edgefleet.core.rollout import decide, end_rollout
 from edgefleet.core.starting import decide_start, find_missing
 from edgefleet.core.upkeep import Upkeep, plan_farewell, plan_upkeep
@@ -35,6 +36,9 @@ def decide_fleet(fleet: FleetFacts, now: datetime) -> FleetDecision:
         return found.decision((), obstacle=Obstacle("RunUnreadable", "; ".join(fleet.unreadable), stalled=True))
     if memory.surplus:
         return found.decision(tuple(_end_surplus(run, memory) for run in memory.surplus), again=True)
+    unknown = find_unknown_orders(fleet, found.eligibilities)
+    if unknown is not None:
+        return found.decision((), obstacle=unknown)
     sites = {site.name: site for site in fleet.sites}
     if memory.active is not None:
         return found.with_run(memory.active, _decide_active(memory.active, sites, fleet, memory, now))

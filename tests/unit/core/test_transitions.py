@@ -606,3 +606,28 @@ def test_a_release_that_nobody_put_their_name_to_starts_no_run_where_others_than
     assert (unknown.obstacle.reason, unknown.obstacle.stalled) == ("AuthorUnknown", True)
     known = decide(fleet(B, runs=[STABLE], sites=sites, policy=under, model=model(B, author="ada")))
     assert [action.author for action in only(known, StartRun)] == ["ada"]
+
+
+@pytest.mark.parametrize(
+    ("reported", "floor", "target", "moves"),
+    [
+        pytest.param(C, 7, A, False, id="a-later-order-for-what-no-run-is-of"),
+        pytest.param(C, 7, C, True, id="named-by-the-model-meanwhile"),
+        pytest.param(B, 7, A, True, id="what-a-run-took-back"),
+        pytest.param(C, 1, A, True, id="an-order-of-ours"),
+    ],
+)
+def test_a_hub_that_was_restored_from_an_older_backup_moves_nothing_that_it_does_not_know(
+    reported: Any, floor: int, target: Any, moves: bool
+) -> None:
+    over = run(2, B, outcome="RolledBack")
+    ahead = replace(site("s1"), report=ReportFacts(reported.hash, floor, floor, NOW))
+    if floor == 1:
+        ahead = replace(ahead, assignment=on_a("s1").assignment)
+    decision = decide(fleet(target, runs=[STABLE, over], sites=[ahead, on_a("s2")]))
+    assert bool(decision.actions) is moves or (moves and decision.obstacle is None)
+    assert (decision.obstacle is not None and decision.obstacle.reason == "AdoptionConflict") is not moves
+    if not moves:
+        assert decision.obstacle is not None
+        assert decision.obstacle.paused
+        assert f"{C.hash[:8]} at 1 site(s): s1" in decision.obstacle.message
