@@ -17,8 +17,8 @@ $(STAMP): requirements.lock pyproject.toml
 setup: $(STAMP) ## Install everything, and build the control plane (about 7 minutes, once)
 	$(PY) -m tests.lab build
 
-demo: setup ## Roll a real signed model over a real fleet; ACTS=all plays every act, KEEP=1 leaves it running
-	$(PY) -m examples.digits.demo --acts $(or $(ACTS),standard) $(if $(KEEP),--keep)
+demo: setup ## Roll a real signed model over a real fleet; ACTS=all plays every act, NODES=1 some on real nodes, KEEP=1 leaves it running
+	$(PY) -m examples.digits.demo --acts $(if $(NODES),nodes,$(or $(ACTS),standard)) $(if $(KEEP),--keep)
 
 test: setup ## All tests, on real servers
 	$(PY) -m pytest $(ARGS)
@@ -51,6 +51,8 @@ lock: $(STAMP) ## Resolve the dependencies again
 	$(PY) -m pip install --quiet uv
 	.venv/bin/uv pip compile pyproject.toml --group dev --universal --upgrade --generate-hashes \
 	  --no-header --no-annotate --no-emit-index-url --quiet -o requirements.lock
+	.venv/bin/uv pip compile pyproject.toml --extra gateway --universal --constraints requirements.lock --generate-hashes \
+	  --no-header --no-annotate --no-emit-index-url --quiet -o operator/requirements.lock
 
 lab: setup ## Start a hub and two site clusters, and print their KUBECONFIGs
 	$(PY) -m tests.lab up

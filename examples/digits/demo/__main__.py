@@ -15,6 +15,7 @@ from rich.text import Text
 from examples.digits.demo.checks import CheckFailedError, Checks
 from examples.digits.demo.ending import describe_files, describe_way_around, print_acts, print_counts, print_times, write_story
 from examples.digits.demo.links import better_release_without_one, returning_site
+from examples.digits.demo.nodes import NodeStage, cut_link
 from examples.digits.demo.person import CommandFailedError
 from examples.digits.demo.places import REPOSITORY, Folders
 from examples.digits.demo.play import Play
@@ -44,6 +45,7 @@ ACTS: dict[str, Acts] = {
         erring_release,
         killed_hub,
     ),
+    "nodes": (set_up, first_release, better_release, cut_link, slow_release),
 }
 """In the order in which they are played, on one fleet; each says its number."""
 GET = "kubectl get edgefleets,modelrollouts,edgesites,siteassignments -A"
@@ -52,7 +54,7 @@ GET = "kubectl get edgefleets,modelrollouts,edgesites,siteassignments -A"
 def main() -> None:
     """Parse the command line, play, clean up."""
     parser = argparse.ArgumentParser(prog="python -m examples.digits.demo", description=__doc__)
-    parser.add_argument("--acts", choices=ACTS, default="standard", help="`all` plays acts 8 to 10 too")
+    parser.add_argument("--acts", choices=ACTS, default="standard", help="`all` plays acts 8 to 10 too; `nodes` a few on real nodes")
     parser.add_argument("--keep", action="store_true", help="leave everything running at the end, until Ctrl-C")
     parser.add_argument("--verbose", action="store_true", help="show what kubectl says after each act")
     parser.add_argument("--down", action="store_true", help="only end what a killed demo left running")
@@ -68,7 +70,7 @@ def main() -> None:
 def run(root: Path, acts: Acts, *, keep: bool, verbose: bool, console: Console) -> int:
     """The whole demo in `root`; returns the exit code. Everything is ended when it returns."""
     story = Story()
-    stage = Stage(root, story)
+    stage = NodeStage(root, story) if acts is ACTS["nodes"] else Stage(root, story)
     code = 130  # unless the acts come to an end
     try:
         code = _perform(stage, acts, console, verbose)
