@@ -14,7 +14,7 @@ from edgefleet.api.meta import Kind, Schema
 from edgefleet.api.model import Golden, Serving, Slo, Variant
 from edgefleet.api.policy import Analysis, HardChecks
 from edgefleet.api.quantities import Digest, Message, Name, Reason, Repository, RevisionHash, Timestamp
-from edgefleet.api.site import Storage
+from edgefleet.api.site import Proxy, Registries, Storage
 
 ORDER_FORMAT = 1
 ORDER_PAYLOAD_TYPE = "application/vnd.edgefleet.order.v1+json"
@@ -49,7 +49,10 @@ class FrozenRevision(Schema):
 
 
 class Order(Schema):
-    """The signed payload. `fleet` is `<namespace>/<name>`; `sequence` only grows per (site, fleet)."""
+    """The signed payload. `fleet` is `<namespace>/<name>`; `sequence` only grows per (site, fleet).
+
+    `registries` and `proxy` are absent where the site has none: older agents know neither, and go straight to the registry.
+    """
 
     format_version: Literal[1] = 1
     site: Name
@@ -61,6 +64,8 @@ class Order(Schema):
     checks: HardChecks = HardChecks()
     analysis: Analysis = Analysis()
     storage: Storage = Storage()
+    registries: Registries | None = None
+    proxy: Proxy | None = None
     issued_at: datetime
     expires_at: datetime
 

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from edgefleet.api.conditions import Conditions
 from edgefleet.api.meta import Kind, LabelSelector, Schema
-from edgefleet.api.model import Accelerator, Arch
+from edgefleet.api.model import Accelerator, Arch, SecretName
 from edgefleet.api.quantities import LabelKey, Message, Size, Timestamp
 
 Region = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,30}$", max_length=31)]
@@ -35,6 +35,43 @@ class Storage(Schema):
     keep: Annotated[int, Field(ge=2, le=16)] = 2
 
 
+RegistryHost = Annotated[str, Field(pattern=r"^[a-zA-Z0-9.-]{1,253}(:[0-9]{1,5})?$", max_length=259)]
+
+
+class RegistryAccess(Schema):
+    """How this site reaches the registry `match` (`host` or `host:port`, as image references name it).
+
+    `mirror` is asked in its place, and alone: `host` or `host:port`, and a path that stands before each repository's own. It need not be
+    trusted, since every digest is checked. `secretRef` (a pull secret, kubernetes.io/dockerconfigjson) and `caRef` (entry ca.crt: believed
+    beside the public authorities) are Secrets in the site's own cluster and are for whichever of the two is asked.
+    """
+
+    match: RegistryHost
+    mirror: Annotated[str, Field(pattern=r"^[a-zA-Z0-9.-]{1,253}(:[0-9]{1,5})?(/[a-z0-9]+([._-]+[a-z0-9]+)*)*$", max_length=200)] | None = (
+        None
+    )
+    secret_ref: SecretName | None = None
+    ca_ref: SecretName | None = None
+
+
+class Proxy(Schema):
+    """The HTTP proxy through which a site reaches registries by CONNECT; nothing else chooses one, the environment least of all.
+
+    `noProxy`: hosts that are reached without it, `registry.example`, or `.example` for all below.
+    """
+
+    https: Annotated[str, Field(pattern=r"^http://[a-zA-Z0-9.-]{1,253}:[0-9]{1,5}$", max_length=266)]
+    no_proxy: Annotated[
+        tuple[Annotated[str, Field(pattern=r"^[.]?[a-zA-Z0-9][a-zA-Z0-9.-]*$", max_length=253)], ...], Field(max_length=32)
+    ] = ()
+
+
+Registries = Annotated[
+    tuple[RegistryAccess, ...],
+    Field(max_length=16, json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["match"]}),
+]
+
+
 class EdgeSiteSpec(Schema):
     """What people write."""
 
@@ -46,6 +83,8 @@ class EdgeSiteSpec(Schema):
     ] = ()
     hold: Hold | None = None
     storage: Storage = Storage()
+    registries: Registries = ()
+    proxy: Proxy | None = None
 
 
 class Hardware(Schema):

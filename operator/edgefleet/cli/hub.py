@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import platform
+import re
 import secrets
 from collections.abc import Iterator
 from datetime import timedelta
@@ -13,6 +14,7 @@ import typer
 
 from edgefleet.cli.output import read_period
 from edgefleet.kube.connection import KubeconfigError
+from edgefleet.oci.transport import Proxy
 
 
 def hub(
@@ -34,6 +36,13 @@ def hub(
     metrics_host: Annotated[
         str, typer.Option(help="The address for it; anything but loopback is open to whoever reaches it.")
     ] = "127.0.0.1",
+    registry_proxy: Annotated[
+        str | None,
+        typer.Option(help="http://HOST:PORT of the proxy to registries. Without it none is used, whatever the environment says."),
+    ] = None,
+    registry_no_proxy: Annotated[
+        list[str] | None, typer.Option(help="A registry to reach without that proxy; .example for all below. May be given several times.")
+    ] = None,
 ) -> None:
     """Run the hub: resolve and verify releases, plan waves, assign sites, promote or roll back.
 
@@ -52,6 +61,7 @@ def hub(
         heartbeat_lost_after=max(3 * every, timedelta(seconds=5)),
         metrics_host=metrics_host,
         metrics_port=metrics_port,
+        registry_proxy=_read_proxy(registry_proxy, registry_no_proxy or []) if registry_proxy else None,
     )
     try:
         asyncio.run(run_hub(kubeconfig, settings))
@@ -63,6 +73,12 @@ def hub(
             expected = type(end).__module__.partition(".")[0] in ("edgefleet", "kopf")
             logging.error("the hub ends, to be started again: %s", end, exc_info=None if expected else end)
         raise typer.Exit(1) from None
+
+
+def _read_proxy(address: str, direct: list[str]) -> Proxy:
+    if not re.fullmatch(r"http://[a-zA-Z0-9.-]{1,253}:[0-9]{1,5}", address):
+        raise typer.BadParameter(f"{address!r}: write http://HOST:PORT, without a user", param_hint="--registry-proxy")
+    return Proxy(address, tuple(direct))
 
 
 def _leaves(group: BaseExceptionGroup[Exception]) -> Iterator[Exception]:

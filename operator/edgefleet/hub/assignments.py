@@ -103,6 +103,8 @@ class AssignmentWriter:
             checks=task.checks,
             analysis=task.analysis,
             storage=record.spec.storage,
+            registries=record.spec.registries or None,
+            proxy=record.spec.proxy,
             issued_at=now,
             expires_at=now + ORDER_LIFETIME,
         )

@@ -22,12 +22,13 @@ from edgefleet.core.facts import ModelFacts
 from edgefleet.core.revision import compute_revision
 from edgefleet.core.status import summarise_model
 from edgefleet.hub.events import Events
+from edgefleet.hub.registries import AccessFailed, Registries, explain_refused_login
 from edgefleet.hub.settings import FIELD_MANAGER
 from edgefleet.kube.client import Api
 from edgefleet.kube.errors import NotFound
 from edgefleet.kube.resources import EDGE_MODELS, SECRETS
 from edgefleet.oci.client import RegistryClient
-from edgefleet.oci.errors import RegistryError, TransportError
+from edgefleet.oci.errors import RegistryError, TransportError, Unauthorised
 from edgefleet.oci.index import fetch_index
 from edgefleet.oci.reference import Reference, Repository
 from edgefleet.oci.referrers import fetch_bundles
@@ -53,13 +54,13 @@ class Failure:
 
 
 class Models:
-    """Reconciles EdgeModels. `registry` is safe for several threads. `failures` counts looks that found nothing to believe, by namespace,
+    """Reconciles EdgeModels. `failures` counts looks that found nothing to believe, by namespace,
     name and reason."""
 
-    def __init__(self, api: Api, registry: RegistryClient, events: Events) -> None:
+    def __init__(self, api: Api, registries: Registries, events: Events) -> None:
         self._api = api
         self._events = events
-        self._registry = registry
+        self._registries = registries
         self._threads = ThreadPoolExecutor(CONCURRENCY, thread_name_prefix="registry")
         self.failures: Counter[tuple[str, str, str]] = Counter()
         self._verified: dict[tuple[str, str], tuple[str, Release]] = {}
@@ -71,6 +72,7 @@ class Models:
             model = EdgeModel.parse(await self._api.get(EDGE_MODELS, name, namespace))
         except NotFound:
             self._verified.pop(key, None)
+            self._registries.forget(key)
             self.failures = Counter({one: count for one, count in self.failures.items() if one[:2] != key})
             return None
         interval = parse_duration(model.spec.source.interval)
@@ -101,9 +103,14 @@ class Models:
     async def _verify(self, model: EdgeModel) -> tuple[Release | None, Failure | None]:
         try:
             keys = await self._keys(model)
-            return await asyncio.get_running_loop().run_in_executor(self._threads, self._find, model, keys), None
+            registry = await self._registries.open(model)
+            return await asyncio.get_running_loop().run_in_executor(self._threads, self._find, registry, model, keys), None
         except Rejected as error:
             return None, Failure(error.reason, error.message)
+        except AccessFailed as error:
+            return None, Failure(error.reason, error.message, passing=True)
+        except Unauthorised as error:
+            return None, Failure("AuthenticationFailed", f"{error.message}. {explain_refused_login(model)}", passing=True)
         except RegistryError as error:
             return None, Failure(error.reason, str(error), passing=isinstance(error, TransportError))
 
@@ -119,10 +126,10 @@ class Models:
             raise Rejected("KeysNotFound", f"{where} has no entry whose name ends in .pub; found: {', '.join(sorted(data)) or 'none'}")
         return keys
 
-    def _find(self, model: EdgeModel, keys: list[PublicKey]) -> Release:
+    def _find(self, registry: RegistryClient, model: EdgeModel, keys: list[PublicKey]) -> Release:
         source, verify = model.spec.source, model.spec.verify
         repository = Repository.parse(source.repository)
-        digest = source.digest or self._registry.resolve(Reference(repository, tag=source.tag))
+        digest = source.digest or registry.resolve(Reference(repository, tag=source.tag))
         revoked = next((one for one in model.spec.revoked if one.digest == digest), None)
         if revoked is not None:
             why = f" ({revoked.reason})" if revoked.reason else ""
@@ -133,13 +140,15 @@ class Models:
         held = self._verified.get(key)
         if held is not None and held[0] == mark:
             return held[1]
-        release = self._fetch_verified(model, keys, repository, digest)
+        release = self._fetch_verified(registry, model, keys, repository, digest)
         self._verified[key] = (mark, release)
         return release
 
-    def _fetch_verified(self, model: EdgeModel, keys: list[PublicKey], repository: Repository, digest: str) -> Release:
+    def _fetch_verified(
+        self, registry: RegistryClient, model: EdgeModel, keys: list[PublicKey], repository: Repository, digest: str
+    ) -> Release:
         verify, golden, name = model.spec.verify, model.spec.golden, model.metadata.name
-        found = fetch_bundles(self._registry, repository, digest)
+        found = fetch_bundles(registry, repository, digest)
         verified = verify_release(
             digest=digest,
             model=name,
@@ -148,10 +157,10 @@ class Models:
             threshold=verify.keys.threshold,
             min_seq=verify.min_release_seq,
         )
-        index = fetch_index(self._registry, repository, digest)
+        index = fetch_index(registry, repository, digest)
         if golden is not None:
             where = Repository.parse(golden.repository)
-            bundles = fetch_bundles(self._registry, where, golden.digest).bundles
+            bundles = fetch_bundles(registry, where, golden.digest).bundles
             try:
                 verify_golden(digest=golden.digest, model=name, bundles=bundles, keys=keys, threshold=verify.keys.threshold)
             except Rejected as error:

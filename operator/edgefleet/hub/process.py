@@ -35,6 +35,7 @@ from edgefleet.hub.plans import settle_leftovers
 from edgefleet.hub.probes import Probes
 from edgefleet.hub.queue import PassQueue
 from edgefleet.hub.records import BundleRecord, LeaseRecord
+from edgefleet.hub.registries import Registries
 from edgefleet.hub.runs import Runs
 from edgefleet.hub.settings import FIELD_MANAGER, HUB_KEY_ENTRY, HUB_KEY_SECRET, Settings
 from edgefleet.hub.sites import Sites
@@ -43,7 +44,6 @@ from edgefleet.kube.connection import Connection, load_connection
 from edgefleet.kube.errors import NotFound
 from edgefleet.kube.resources import CONFIG_MAPS, EDGE_FLEETS, EDGE_MODELS, SECRETS
 from edgefleet.kube.watch import Key, ListWatch
-from edgefleet.oci.client import RegistryClient
 from edgefleet.trust.keys import PrivateKey
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ Concerns = Callable[[EdgeFleet], bool]
 class Hub:
     """The parts, and what wakes which. Implements handlers.Door and metrics.Parts."""
 
-    def __init__(self, api: CountingApi, key: PrivateKey, registry: RegistryClient, settings: Settings) -> None:
+    def __init__(self, api: CountingApi, key: PrivateKey, registries: Registries, settings: Settings) -> None:
         self._api = api
         self._settings = settings
         self._known: dict[FleetKey, EdgeFleet] = {}
@@ -68,7 +68,7 @@ class Hub:
             on_heartbeat=self._lease_beat,
         )
         self.events = Events(api, self._known)
-        self.models = Models(api, registry, self.events)
+        self.models = Models(api, registries, self.events)
         self.sites = Sites(api, self.inventory, self.events)
         self.joining = Joining(api, self.inventory, self.events, on_request=lambda site: self.join_queue.add(site))
         writer = AssignmentWriter(api, self.inventory, key)
@@ -237,8 +237,8 @@ async def _lead(connection: Connection, settings: Settings, leadership: Leadersh
         probes.waits_for = ""
         await leadership.acquire()
         try:
-            with RegistryClient() as registry:
-                hub = Hub(api, key, registry, settings)
+            with Registries(api, settings.registry_proxy) as registries:
+                hub = Hub(api, key, registries, settings)
                 probes.work = hub.metrics.registry
                 log.info("hub of %s: signing as %s", api.server, key.public.id)
                 async with asyncio.TaskGroup() as group:

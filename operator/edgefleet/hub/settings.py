@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from datetime import timedelta
 
+from edgefleet.oci.transport import Proxy
+
 FIELD_MANAGER = "edgefleet-hub"
 HUB_KEY_SECRET = "hub-key"  # noqa: S105 - the name of a Secret, not a secret
 HUB_KEY_ENTRY = "hub.key"
@@ -23,3 +25,4 @@ class Settings:
     writers: int = 16
     metrics_host: str = "127.0.0.1"
     metrics_port: int | None = None
+    registry_proxy: Proxy | None = None

@@ -9,12 +9,13 @@ import hashlib
 import logging
 import threading
 from collections.abc import Callable, Collection
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import datetime
 
 from edgefleet.api.assignment import FrozenRevision, Order
 from edgefleet.core.site import Cause
-from edgefleet.oci.client import RegistryClient
+from edgefleet.oci.errors import Unauthorised
 from edgefleet.oci.fetch import Blob, fetch
 from edgefleet.oci.golden import parse_golden_manifest
 from edgefleet.oci.index import parse_index, read_variant
@@ -23,6 +24,7 @@ from edgefleet.oci.reference import Repository
 from edgefleet.oci.referrers import fetch_bundles
 from edgefleet.oci.transport import Patience
 from edgefleet.site.faults import StepFailed
+from edgefleet.site.registries import Access, Source
 from edgefleet.site.store import RevisionRecord, Store, StoredBlob
 from edgefleet.trust.bundle import Publisher, TrustBundle
 from edgefleet.trust.errors import Rejected
@@ -50,13 +52,14 @@ class Evidence:
 
 
 class Prefetcher:
-    """One site's way to registries. `client` makes a client whose waits can be ended."""
+    """One site's way from registries to its store."""
 
-    def __init__(self, store: Store, client: Callable[[Patience], RegistryClient] | None = None) -> None:
+    def __init__(self, store: Store) -> None:
         self._store = store
-        self._client = client or (lambda patience: RegistryClient(patience=patience))
 
-    def run(self, order: Order, trust: TrustBundle, *, protected: Protected, now: datetime, stop: threading.Event) -> RevisionRecord:
+    def run(
+        self, order: Order, trust: TrustBundle, *, access: Access, protected: Protected, now: datetime, stop: threading.Event
+    ) -> RevisionRecord:
         """The complete revision of an order. `protected` is asked only when room is made, since other fleets go on meanwhile.
 
         Raises StepFailed, Rejected, RegistryError, StoreFull, OSError, Stopped.
@@ -68,25 +71,36 @@ class Prefetcher:
         if publisher is None:
             raise StepFailed(Cause.TRUST, "TrustNotAtSite", f"trust bundle {trust.version} names no publisher of model {order.model!r}")
         # The site asks again by itself, so two tries in a row are enough here.
-        with self._client(Patience(attempts=2, sleep=lambda seconds: _wait(stop, seconds))) as client:
-            return self._run(_Job(client, order, revision, publisher, stop), protected, now)
+        patience = Patience(attempts=2, sleep=lambda seconds: _wait(stop, seconds))
+        with ExitStack() as stack:
+            source = access.open(Repository.parse(revision.repository), patience)
+            stack.enter_context(source.client)
+            exam = None
+            if revision.golden is not None:
+                exam = access.open(Repository.parse(revision.golden.repository), patience)
+                stack.enter_context(exam.client)
+            job = _Job(source, exam, order, revision, publisher, stop)
+            try:
+                return self._run(job, protected, now)
+            except Unauthorised as error:
+                raise StepFailed(Cause.FETCH, "AuthenticationFailed", f"{error.message}. {job.remedy}") from error
 
     def _run(self, job: "_Job", protected: Protected, now: datetime) -> RevisionRecord:
         evidence, manifest = self._believe(job)
         golden_lines = parse_golden_manifest(evidence.golden_manifest, "golden set") if evidence.golden_manifest else None
         blobs = [StoredBlob(digest=layer.blob.digest, size=layer.blob.size, name=layer.path) for layer in manifest.layers]
-        fetched = [(job.repository, blob) for blob in blobs]
+        fetched = [(job.source, blob) for blob in blobs]
         golden = None
-        if golden_lines is not None and job.golden_repository is not None:
+        if golden_lines is not None and job.exam is not None:
             golden = StoredBlob(digest=golden_lines.digest, size=golden_lines.size)
-            fetched.append((job.golden_repository, golden))
+            fetched.append((job.exam, golden))
         wanted = {blob.digest: blob.size for _, blob in fetched}
         wanted |= dict(map(_measure, _all_bytes(evidence)))
         for gone in self._store.reserve(job.order.fleet, wanted, protected=protected(), storage=job.order.storage):
             log.info("revision %s is removed from the store to make room", gone[:8])
-        for repository, blob in fetched:
+        for source, blob in fetched:
             with self._store.writing(blob.digest) as target:
-                fetch(job.client, repository, Blob(blob.digest, blob.size), target, progress=job.check)
+                fetch(source.client, source.repository, Blob(blob.digest, blob.size), target, progress=job.check)
         record = RevisionRecord(
             fleet=job.order.fleet,
             revision=job.revision,
@@ -127,16 +141,25 @@ class Prefetcher:
 
 
 class _Job:
-    """One order being fetched."""
+    """One order being fetched. `exam` is where the golden set is, None without one."""
 
-    def __init__(self, client: RegistryClient, order: Order, revision: FrozenRevision, publisher: Publisher, stop: threading.Event) -> None:
-        self.client = client
+    def __init__(
+        self, source: Source, exam: Source | None, order: Order, revision: FrozenRevision, publisher: Publisher, stop: threading.Event
+    ) -> None:
+        self.source = source
+        self.exam = exam
         self.order = order
         self.revision = revision
         self.publisher = publisher
-        self.repository = Repository.parse(revision.repository)
-        self.golden_repository = Repository.parse(revision.golden.repository) if revision.golden else None
         self._stop = stop
+
+    @property
+    def remedy(self) -> str:
+        """What a person does about a login that is refused."""
+        used = sorted({source.secret for source in (self.source, self.exam) if source and source.secret})
+        if not used:
+            return "No pull secret is named: set spec.registries[].secretRef of this EdgeSite"
+        return f"Put a good login into {' and '.join(used)}: it is read again at the next try"
 
     def check(self, _: int) -> None:
         """Raises Stopped when nobody waits for this any more."""
@@ -145,19 +168,19 @@ class _Job:
 
     def fetch_evidence(self) -> Evidence:
         """All evidence from the registries. Raises RegistryError."""
-        revision = self.revision
+        revision, source, exam = self.revision, self.source, self.exam
         evidence = Evidence(
-            index=self.client.fetch_manifest(self.repository, revision.digest),
-            manifest=self.client.fetch_manifest(self.repository, revision.variant.digest),
-            bundles=fetch_bundles(self.client, self.repository, revision.digest).bundles,
+            index=source.client.fetch_manifest(source.repository, revision.digest),
+            manifest=source.client.fetch_manifest(source.repository, revision.variant.digest),
+            bundles=fetch_bundles(source.client, source.repository, revision.digest).bundles,
         )
         self.check(0)
-        if revision.golden is None or self.golden_repository is None:
+        if revision.golden is None or exam is None:
             return evidence
         return replace(
             evidence,
-            golden_manifest=self.client.fetch_manifest(self.golden_repository, revision.golden.digest),
-            golden_bundles=fetch_bundles(self.client, self.golden_repository, revision.golden.digest).bundles,
+            golden_manifest=exam.client.fetch_manifest(exam.repository, revision.golden.digest),
+            golden_bundles=fetch_bundles(exam.client, exam.repository, revision.golden.digest).bundles,
         )
 
 

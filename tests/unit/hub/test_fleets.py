@@ -12,9 +12,9 @@ from edgefleet.core.facts import FleetKey
 from edgefleet.hub.assignments import Task
 from edgefleet.hub.fleets import CONFLICT_RETRY, SITE_RETRY, Fleets
 from edgefleet.hub.process import Hub
+from edgefleet.hub.registries import Registries
 from edgefleet.hub.settings import Settings
 from edgefleet.kube.errors import Conflict, NotFound, Unavailable
-from edgefleet.oci.client import RegistryClient
 from edgefleet.trust.keys import PrivateKey
 from tests.unit.core import facts_of
 
@@ -63,8 +63,8 @@ async def test_an_api_server_that_does_not_answer_ends_the_pass() -> None:
 
 def test_a_site_cannot_make_the_hub_look_at_fleets_that_do_not_exist() -> None:
     nothing: Any = None
-    with RegistryClient() as registry:
-        hub = Hub(nothing, PrivateKey.generate(), registry, Settings())
+    with Registries(nothing) as registries:
+        hub = Hub(nothing, PrivateKey.generate(), registries, Settings())
     known = FleetKey("vision", "plants")
     spec = {"siteSelector": {}, "modelRef": {"name": "weld"}}
     hub._known[known] = EdgeFleet.parse({"metadata": {"name": "plants", "namespace": "vision"}, "spec": spec})

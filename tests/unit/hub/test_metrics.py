@@ -20,10 +20,10 @@ from edgefleet.core.skew import Skew
 from edgefleet.hub.fleets import FleetView
 from edgefleet.hub.metrics import CONDITIONS, CountingApi
 from edgefleet.hub.process import Hub
+from edgefleet.hub.registries import Registries
 from edgefleet.hub.settings import Settings
 from edgefleet.kube.resources import LEASES
 from edgefleet.kube.watch import _Event
-from edgefleet.oci.client import RegistryClient
 from edgefleet.trust.keys import PrivateKey
 
 KEY = FleetKey("team", "plants")
@@ -63,9 +63,9 @@ BOUNDED: dict[str, set[str] | None] = {
 @pytest.fixture
 def hub() -> Iterator[Hub]:
     nothing: Any = None
-    with RegistryClient() as registry:
+    with Registries(nothing) as registries:
         api = CountingApi(nothing, user_agent="test")
-        yield Hub(api, PrivateKey.generate(), registry, Settings())
+        yield Hub(api, PrivateKey.generate(), registries, Settings())
 
 
 ENDS = "2026-12-01T00:00:00Z"

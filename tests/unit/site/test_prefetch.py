@@ -18,6 +18,7 @@ from edgefleet.oci.errors import MalformedManifest, RegistryError
 from edgefleet.oci.index import variant_annotations
 from edgefleet.oci.manifest import ModelManifest
 from edgefleet.site.prefetch import Evidence, Prefetcher, verify_evidence
+from edgefleet.site.registries import Access
 from edgefleet.site.store import Store
 from edgefleet.trust.bundle import Publisher, TrustBundle
 from edgefleet.trust.errors import Rejected
@@ -104,7 +105,7 @@ def test_what_is_protected_is_asked_only_when_room_is_made(tmp_path: Path, monke
     )
     trust = TrustBundle(1, {"weld": PUBLISHER}, (), NOW)
     with pytest.raises(Asked):
-        prefetcher.run(order, trust, protected=lambda: protected, now=NOW, stop=threading.Event())
+        prefetcher.run(order, trust, access=Access(), protected=lambda: protected, now=NOW, stop=threading.Event())
     assert seen == {"a", "b"}
 
 
