@@ -14,7 +14,6 @@ from urllib.parse import urlsplit
 import typer
 
 from edgefleet.api.meta import site_namespace
-from edgefleet.api.meta import site_namespace
 from edgefleet.api.quantities import NAME_PATTERN
 from edgefleet.cli.artifacts import naming
 from edgefleet.cli.output import Format, FormatOption, print_json, read_period
@@ -77,13 +76,6 @@ def agent(
     ] = None,
     store_folder: Annotated[str, typer.Option(help="Where --state lies in the volume of --store-claim; its root if left out.")] = "",
     pods_keep: Annotated[str, typer.Option(help="How long old pods run on, and new ones are watched, after a switch.")] = "30m",
-    secrets_namespace: Annotated[
-        str | None,
-        typer.Option(
-            help="Where in this site's cluster the pull secrets and authorities are that the EdgeSite names. "
-            "[default: the namespace of the pod, outside of one edgesite-NAME]"
-        ),
-    ] = None,
     log_json: Annotated[bool, typer.Option(help="Log in JSON, one object a line.")] = False,
 ) -> None:
     """Run the agent of one site: fetch, verify, try and serve what the hub orders, and go on serving without it.
@@ -106,7 +98,6 @@ def agent(
     from edgefleet.site.hardware import HardwareInvalid, declare_hardware, discover_hardware
     from edgefleet.site.identity import Identity
     from edgefleet.site.identity_files import IdentityInvalid, identity_folder
-    from edgefleet.site.registries import own_namespace
     from edgefleet.site.registries import own_namespace
     from edgefleet.site.state import StateUnreadable
     from edgefleet.trust.bundle import require_root
@@ -147,7 +138,6 @@ def agent(
             metrics=Endpoint(metrics_host, metrics_port) if metrics_port else None,
             secrets_namespace=secrets_namespace or own_namespace(site_namespace(name)),
             pods=pods,
-            secrets_namespace=secrets_namespace or own_namespace(site_namespace(name)),
         )
         with naming(told_by):
             require_root(settings.root)

@@ -35,7 +35,6 @@ from edgefleet.site.pod_judge import PodJudge
 from edgefleet.site.prefetch import Prefetcher
 from edgefleet.site.reconciler import Reconciler
 from edgefleet.site.registries import gather_access
-from edgefleet.site.registries import gather_access
 from edgefleet.site.runtimes.choice import Runtimes
 from edgefleet.site.runtimes.deployment import Pods
 from edgefleet.site.runtimes.repository import RepositoryRuntime
@@ -92,7 +91,6 @@ class Settings:
     renew: timedelta = timedelta(seconds=60)
     server_metrics: str | None = None
     metrics: Endpoint | None = None
-    secrets_namespace: str = ""
     secrets_namespace: str = ""
     pods: PodSettings | None = None
 
@@ -213,7 +211,6 @@ class Agent:
             serving=serving,
             runtimes=runtimes,
             prefetcher=Prefetcher(store),
-            access=lambda order: gather_access(local, settings.secrets_namespace or namespace, order),
             access=lambda order: gather_access(local, settings.secrets_namespace or namespace, order),
             publish=self._publish,
             report_now=self._heartbeat.report_now,
