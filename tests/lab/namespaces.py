@@ -9,17 +9,14 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from tests.lab import LabError
 from tests.lab.processes import POLL, Process, start_process
 
-T = TypeVar("T")
 _CLONE_NEWNET = 0x40000000
 # Process 1 of a tree inherits what others leave behind; ignoring SIGCHLD is how it is told not to keep their exit codes.
 _HOLD = "import signal; signal.signal(signal.SIGCHLD, signal.SIG_IGN)\nwhile True: signal.pause()"
@@ -79,25 +76,6 @@ class Namespaces:
         with Path(f"/proc/{self.pid}/ns/net").open("rb") as network:
             if _libc.setns(network.fileno(), _CLONE_NEWNET):
                 raise OSError(ctypes.get_errno(), f"cannot enter the network of {self.name}")
-
-    def within(self, work: Callable[[], T]) -> T:
-        """What `work` returns, done in a thread that stands in this network: whatever it connects to is reached from here."""
-        done: list[T] = []
-        failed: list[BaseException] = []
-
-        def enter_and_work() -> None:
-            try:
-                self.enter()
-                done.append(work())
-            except BaseException as error:
-                failed.append(error)
-
-        thread = threading.Thread(target=enter_and_work)
-        thread.start()
-        thread.join()
-        if failed:
-            raise failed[0]
-        return done[0]
 
     def shield(self, values: Mapping[str, str], folder: Path) -> None:
         """Covers files below /proc/sys by files of `folder` with these values: who reads or writes them inside meets only those."""

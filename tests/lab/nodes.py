@@ -46,11 +46,6 @@ class NodeCluster:
         return f"10.201.{self.number}.0/24"
 
     @property
-    def url(self) -> str:
-        """Of its API server."""
-        return f"https://{self.address}:{node_servers.API_PORT}"
-
-    @property
     def kubeconfig(self) -> Path:
         """An administrator's; of use only inside of the lab's network."""
         return self.home / "admin.kubeconfig"
