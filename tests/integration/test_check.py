@@ -7,22 +7,29 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from edgefleet.kube.resources import CONFIG_MAPS, EDGE_MODELS, SITE_ASSIGNMENTS
 from edgefleet.oci.reference import Repository
+from edgefleet.site.agent import gateway_folder
+from edgefleet.site.gateway_process import GatewayProcess
 from edgefleet.trust.bundle import Publisher, make_bundle, make_root
 from edgefleet.trust.keys import PrivateKey, PublicKey
 from tests.integration.fakesites import FakeSites
+from tests.integration.site_rig import Rig, open_rig
 from tests.integration.world import World
 from tests.lab import pki
-from tests.lab.cluster import Cluster
+from tests.lab.cluster import Cluster, Lab
 from tests.lab.helm import render
 from tests.lab.manifests import HUB_CHART, HUB_NAMESPACE
+from tests.lab.registry import Registry
+from tests.lab.server import ModelServer
 
 DAY = timedelta(days=1)
 
@@ -85,7 +92,7 @@ async def serving(world: World, sites: FakeSites, **behaviour: Any) -> str:
     return name
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 async def test_nothing_is_wrong_where_nothing_is_wrong(world: World, sites: FakeSites, words: list[str]) -> None:
     await publish(world)
     site = await serving(world, sites)
@@ -103,7 +110,7 @@ async def test_nothing_is_wrong_where_nothing_is_wrong(world: World, sites: Fake
     assert mine == [f"EdgeModel {world.team}/weld: {world.repository} answers"]
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 async def test_what_was_taken_from_an_installation_is_named(world: World, words: list[str], repaired: Cluster) -> None:
     hub = repaired
     hub.kubectl("delete", "validatingadmissionpolicybinding", "edgefleet-approvals")
@@ -125,7 +132,7 @@ async def test_what_was_taken_from_an_installation_is_named(world: World, words:
     assert any("edgesites.edgefleet.io is of another version" in one and "hold is missing" in one for one in found), found
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 async def test_trust_keys_and_a_hub_that_is_gone(world: World, sites: FakeSites, words: list[str]) -> None:
     lines = wrong(await check(*words, code=1))
     assert lines["trust bundle"] == "FAIL there is no trust bundle: sites activate nothing"
@@ -146,7 +153,7 @@ async def test_trust_keys_and_a_hub_that_is_gone(world: World, sites: FakeSites,
     await world.until("the hub's silence is told", noticed)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 async def test_registries_and_sites_in_trouble(world: World, sites: FakeSites, words: list[str]) -> None:
     site = await world.add_site("s0")
     full = {"state": "Blocked", "fault": "Site", "reason": "StoreFull", "message": "raise the limit of this site"}
@@ -159,7 +166,7 @@ async def test_registries_and_sites_in_trouble(world: World, sites: FakeSites, w
         found = await world.api.list(SITE_ASSIGNMENTS, f"edgesite-{site}")
         return bool(found) and found[0].get("status", {}).get("state") == "Blocked"
 
-    await world.until("the order is blocked", blocked)
+    await world.until("the order is blocked", blocked, 60)
     said = wrong(await check("--site", site, *words, code=None))["site orders"]
     assert said == f"WARN {world.team}/plants: sequence 1 is Blocked StoreFull: raise the limit of this site"
     lines = wrong(await check("--site", "nowhere", *words, code=1))
@@ -179,6 +186,7 @@ async def sources(world: World, words: list[str]) -> list[str]:
     return [line["found"] for line in lines if (line["check"], line["level"]) == ("registry", "FAIL") and world.team in line["found"]]
 
 
+@pytest.mark.timeout(180)
 async def test_someone_who_may_nothing_is_told_so(world: World, words: list[str]) -> None:
     kubeconfig = world.lab.hub.client_kubeconfig("stranger")
     lines = wrong(await check("--kubeconfig", str(kubeconfig), "-n", world.system, code=0))
@@ -186,7 +194,52 @@ async def test_someone_who_may_nothing_is_told_so(world: World, words: list[str]
     assert {"kinds", "rights", "policies", "trust bundle", "hub", "registry"} <= set(lines)
 
 
-async def test_it_never_hangs(lab: Any, tmp_path: Any) -> None:
+@pytest.fixture
+async def rig(kinds: Lab, registry: Registry, model_server: ModelServer, tmp_path: Path) -> AsyncIterator[Rig]:
+    """A real site, with a real gateway and model server; its agent is not started yet."""
+    async with open_rig(tmp_path, kinds, registry, model_server, "checked") as running:
+        yield running
+
+
+@pytest.mark.timeout(300)
+async def test_a_site_looks_at_itself(rig: Rig) -> None:
+    revision = rig.push("1.0", 1)
+    rig.push_golden()
+    rig.start_agent(renew="1s")
+    await rig.assign(revision)
+    await rig.wait_for("Active")
+    words = ["--site-kubeconfig", str(rig.lab.sites["east"].kubeconfig), "--state", str(rig.state)]
+    lines = await check(*words)
+    assert set(wrong(lines)) <= {"site orders"}, "other sites of these tests share this cluster"
+    found = {f"{line['check']}: {line['found']}" for line in lines}
+    assert f"gateway: model {rig.model}, revision {revision.hash[:8]} is ready" in found
+    assert "state: site checked: 1 fleet(s) known, 1 served" in found
+    assert any(one.startswith("site kinds: siteassignments is served as version") for one in found)
+    assert any(one.startswith("trust: good until") for one in found)
+    assert any(one.startswith("store: ") and "MiB of models" in one for one in found)
+
+    # The model is gone from its server, behind everybody's back.
+    forget(rig.server.url, f"{rig.model}--{revision.hash[:8]}")
+    rig.kill_agent()
+    said = wrong(await check(*words, code=1))["gateway"]
+    assert said.startswith(
+        f"FAIL model {rig.model}, revision {revision.hash[:8]} does not answer at http://127.0.0.1:{rig.port}/v2/models/"
+    )
+    await GatewayProcess(gateway_folder(rig.state)).stop()
+    assert wrong(await check(*words, code=1))["gateway"].startswith("FAIL it does not run")
+    (rig.state / "state.json").write_text("{}")
+    assert "cannot be read" in wrong(await check("--state", str(rig.state), code=1))["state"]
+
+
+def forget(server: str, served_name: str) -> None:
+    """Unload a revision at the model server."""
+    url = f"{server}/v2/repository/models/{served_name}/unload"
+    with urllib.request.urlopen(urllib.request.Request(url, data=b"{}", method="POST"), timeout=10) as answer:
+        assert answer.status == 200
+
+
+@pytest.mark.timeout(180)
+async def test_it_never_hangs(tmp_path: Path) -> None:
     """A server that takes connections and says nothing."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         held: list[socket.socket] = []
@@ -203,7 +256,7 @@ async def test_it_never_hangs(lab: Any, tmp_path: Any) -> None:
         kubeconfig = pki.write_kubeconfig(tmp_path / "silent", "silent", url, b"", "token")
         start = time.monotonic()
         lines = await check("--kubeconfig", str(kubeconfig), "--timeout", "2s", code=1)
-        assert time.monotonic() - start < 20
+        assert time.monotonic() - start < 45, "2 s, and the time to start on a busy machine"
         assert wrong(lines) == {"api server": "FAIL no answer within 2 s"}
         for one in held:
             one.close()
