@@ -201,7 +201,10 @@ class _Handler(BaseHTTPRequestHandler):
     def _challenge(self, name: str | None, action: str) -> Answer:
         actions = PULL if action == PULL else f"{PULL},{PUSH}"
         scope = f',scope="repository:{name}:{actions}"' if name else ""
-        realm = f'Bearer realm="{self.server.registry.url}/token",service="lab"{scope}'
+        registry = self.server.registry
+        # Under the name by which it was asked: through a proxy that is another than its own address.
+        base = f"{registry.url.partition('://')[0]}://{self.headers.get('Host', registry.host)}"
+        realm = f'Bearer realm="{base}/token",service="lab"{scope}'
         body = _json({"errors": [{"code": "UNAUTHORIZED", "message": f"a token for {action} is needed"}]})
         return Answer(401, {"WWW-Authenticate": realm, "Content-Type": "application/json"}, body)
 

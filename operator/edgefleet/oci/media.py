@@ -25,3 +25,6 @@ GOLDEN_LINES = "application/vnd.edgefleet.golden.v1+jsonl"
 SIGSTORE_BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 PREDICATE_TYPE = "dev.sigstore.bundle.predicateType"
 """Annotation that tells a person what a bundle says; nobody verifies by it."""
+
+LAYOUT_MODEL = "io.edgefleet.model"
+"""Annotation of the release's entry in a layout's index.json: the model's name, a hint that the signatures must bear out."""

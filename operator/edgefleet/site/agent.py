@@ -29,6 +29,7 @@ from edgefleet.site.gateway import Gateway
 from edgefleet.site.gateway_config import Endpoint
 from edgefleet.site.heartbeat import Heartbeat
 from edgefleet.site.identity import Identity
+from edgefleet.site.inbox import Inbox, inbox_folder
 from edgefleet.site.intake import Intake
 from edgefleet.site.link import Link
 from edgefleet.site.pod_judge import PodJudge
@@ -210,7 +211,7 @@ class Agent:
             intake=Intake(site=settings.site, hardware=settings.hardware, trust=self._trust, state=state, pods=runtimes.pods is not None),
             serving=serving,
             runtimes=runtimes,
-            prefetcher=Prefetcher(store),
+            prefetcher=Prefetcher(store, Inbox(inbox_folder(settings.state))),
             access=lambda order: gather_access(local, settings.secrets_namespace or namespace, order),
             publish=self._publish,
             report_now=self._heartbeat.report_now,

@@ -1,8 +1,8 @@
 """Bringing a revision to the store: evidence first, believed before a byte of the model is fetched, then the blobs.
 
 Evidence (index, manifest, signature bundles, the same for the golden set) is taken from the store where it still convinces, else from
-the registry. Synchronous, for a thread of its own; `stop` ends it at the next chunk. What is fetched lies in the store under its
-digest and belongs to nothing until the revision's record is written.
+what people carried here (inbox.py), else from the registry. Synchronous, for a thread of its own; `stop` ends it at the next chunk. What is
+fetched lies in the store under its digest and belongs to nothing until the revision's record is written.
 """
 
 import hashlib
@@ -12,18 +12,21 @@ from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import datetime
+from pathlib import Path
 
 from edgefleet.api.assignment import FrozenRevision, Order
 from edgefleet.core.site import Cause
-from edgefleet.oci.errors import Unauthorised
+from edgefleet.oci.errors import ContentError, Unauthorised
 from edgefleet.oci.fetch import Blob, fetch
 from edgefleet.oci.golden import parse_golden_manifest
 from edgefleet.oci.index import parse_index, read_variant
+from edgefleet.oci.layout import Layout, copy_blob
 from edgefleet.oci.manifest import ModelManifest, parse_model_manifest
 from edgefleet.oci.reference import Repository
 from edgefleet.oci.referrers import fetch_bundles
 from edgefleet.oci.transport import Patience
 from edgefleet.site.faults import StepFailed
+from edgefleet.site.inbox import Inbox
 from edgefleet.site.registries import Access, Source
 from edgefleet.site.store import RevisionRecord, Store, StoredBlob
 from edgefleet.trust.bundle import Publisher, TrustBundle
@@ -52,10 +55,11 @@ class Evidence:
 
 
 class Prefetcher:
-    """One site's way from registries to its store."""
+    """One site's way from registries, and from what people carried to it, to its store."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, inbox: Inbox) -> None:
         self._store = store
+        self._inbox = inbox
 
     def run(
         self, order: Order, trust: TrustBundle, *, access: Access, protected: Protected, now: datetime, stop: threading.Event
@@ -100,7 +104,8 @@ class Prefetcher:
             log.info("revision %s is removed from the store to make room", gone[:8])
         for source, blob in fetched:
             with self._store.writing(blob.digest) as target:
-                fetch(source.client, source.repository, Blob(blob.digest, blob.size), target, progress=job.check)
+                if not self._take_carried(job, blob, target):
+                    fetch(source.client, source.repository, Blob(blob.digest, blob.size), target, progress=job.check)
         record = RevisionRecord(
             fleet=job.order.fleet,
             revision=job.revision,
@@ -115,7 +120,19 @@ class Prefetcher:
         )
         job.check(0)
         self._store.complete(record)
+        self._inbox.remove(job.revision.digest)
         return record
+
+    def _take_carried(self, job: "_Job", blob: StoredBlob, target: Path) -> bool:
+        layout = self._inbox.find(job.revision.digest)
+        if layout is None:
+            return False
+        try:
+            copy_blob(layout.path(blob.digest), Blob(blob.digest, blob.size), target, job.check)
+        except ContentError as error:
+            log.warning("%s: asking the registry", error.message)
+            return False
+        return True
 
     def _believe(self, job: "_Job") -> tuple[Evidence, ModelManifest]:
         stored = self._read_stored(job)
@@ -124,6 +141,13 @@ class Prefetcher:
                 return stored, verify_evidence(stored, job.revision, job.publisher)
             except Rejected as error:
                 log.info("stored evidence of %s does not convince any more (%s): asking the registry", job.revision.hash[:8], error.reason)
+        layout = self._inbox.find(job.revision.digest)
+        if layout is not None:
+            try:
+                carried = _read_carried(layout, job.revision)
+                return carried, verify_evidence(carried, job.revision, job.publisher)
+            except (ContentError, Rejected) as error:
+                log.warning("what was carried here of %s cannot be used (%s): asking the registry", job.revision.digest, error)
         fresh = job.fetch_evidence()
         return fresh, verify_evidence(fresh, job.revision, job.publisher)
 
@@ -182,6 +206,17 @@ class _Job:
             golden_manifest=exam.client.fetch_manifest(exam.repository, revision.golden.digest),
             golden_bundles=fetch_bundles(exam.client, exam.repository, revision.golden.digest).bundles,
         )
+
+
+def _read_carried(layout: Layout, revision: FrozenRevision) -> Evidence:
+    golden = revision.golden
+    return Evidence(
+        index=layout.read(revision.digest),
+        manifest=layout.read(revision.variant.digest),
+        bundles=layout.bundles(revision.digest),
+        golden_manifest=layout.read(golden.digest) if golden else None,
+        golden_bundles=layout.bundles(golden.digest) if golden else (),
+    )
 
 
 def verify_evidence(evidence: Evidence, revision: FrozenRevision, publisher: Publisher) -> ModelManifest:

@@ -17,6 +17,7 @@ from edgefleet.oci.client import digest_of
 from edgefleet.oci.errors import MalformedManifest, RegistryError
 from edgefleet.oci.index import variant_annotations
 from edgefleet.oci.manifest import ModelManifest
+from edgefleet.site.inbox import Inbox
 from edgefleet.site.prefetch import Evidence, Prefetcher, verify_evidence
 from edgefleet.site.registries import Access
 from edgefleet.site.store import Store
@@ -81,7 +82,7 @@ class Asked(Exception):
 def test_what_is_protected_is_asked_only_when_room_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What another fleet put into service while the registry took its time must not be evicted."""
     protected, seen = {"a"}, set[str]()
-    prefetcher = Prefetcher(Store(tmp_path))
+    prefetcher = Prefetcher(Store(tmp_path), Inbox(tmp_path / "inbox"))
 
     def believe(_: object) -> tuple[Evidence, ModelManifest]:
         protected.add("b")
