@@ -49,7 +49,7 @@ CASES: list[tuple[Line, str, str]] = [
     (judge_lease("l", NOW + timedelta(seconds=3), 30, NOW, who="the hub", remedy="start it"), "OK", "0 s ago"),
     (judge_agents({}, "1.4.0"), "OK", "0 agent(s)"),
     (judge_agents({Skew.SAME: 3, Skew.BEHIND: 2}, "1.4.0"), "OK", "5 agent(s) that 1.4.0 speaks with, 2 of them of an older"),
-    (judge_agents({Skew.SAME: 3, Skew.TOO_OLD: 2, Skew.NEWER: 1}, "1.4.0"), "WARN", "3 of 6 agent(s) do not fit version 1.4.0: 2 too old, 1"),
+    (judge_agents({Skew.SAME: 3, Skew.TOO_OLD: 2, Skew.NEWER: 1}, "1.4.0"), "WARN", "3 of 6 agent(s) do not fit version 1.4.0: 2 too"),
     (judge_sites({}, 3), "OK", "none silent"),
     (judge_sites({"kz": 2, "de": 1}, 9), "WARN", "3 of 9 site(s) cannot be reached, by region: de 1, kz 2"),
     (judge_store(1 << 20, 1 << 30), "OK", "1.0 MiB of models, 1.0 GiB left"),
