@@ -84,8 +84,10 @@ async def _look_into(api: Api, namespace: str, pods: list[dict[str, Any]]) -> Ma
                 one.get("restartCount") for one in body.get("status", {}).get("containerStatuses", ()) if one["name"] == container["name"]
             ):
                 found[f"logs/{name}.{container['name']}.previous.log"] = await _fetch(api, log + "&previous=true")
-            if any(port.get("name") == METRICS_PORT for port in container.get("ports", ())):
-                found[f"metrics/{name}.txt"] = await _fetch(api, f"{path}:{METRICS_PORT}/proxy/metrics")
+            for port in container.get("ports", ()):
+                if port.get("name") == METRICS_PORT:
+                    # The proxy to a pod takes a number, not a port's name.
+                    found[f"metrics/{name}.txt"] = await _fetch(api, f"{path}:{port['containerPort']}/proxy/metrics")
     return found
 
 
