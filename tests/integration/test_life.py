@@ -22,7 +22,7 @@ from edgefleet.kube.resources import (
     SITE_ASSIGNMENTS,
 )
 from tests.integration.fakesites import FakeSites, activates
-from tests.integration.world import World, four_sites, settled, versions
+from tests.integration.world import POLICY, World, four_sites, settled, versions
 from tests.lab.cluster import Cluster
 
 RESTORER = "dora"
@@ -96,15 +96,16 @@ async def test_a_restored_hub_adopts_what_its_sites_run_and_keeps_its_bars(world
     await world.until_ended(1, "Promoted", 60)
     await world.name_release("2")
     await world.until_ended(2, "RolledBack", 60)
+    gated = {**POLICY, "waves": [{"name": "canary", "sites": 1}, {"name": "all", "percent": 100, "approval": {"required": 1}}]}
+    await world.apply(ROLLOUT_POLICIES, "careful", gated)
     await world.name_release("3")
 
-    async def begun() -> bool:
-        return "3" in versions(sites)
+    async def gate_reached() -> bool:
+        return bool((await world.run(3)).get("status", {}).get("waitingFor") == "AwaitingApproval")
 
-    await world.until("release 3 is at its canary", begun)
-    await world.say("rollout", "pause", "plants-3")
+    await world.until("release 3 has passed its canary", gate_reached, 60)
     file = await back_up(world)
-    await world.say("rollout", "resume", "plants-3")
+    await world.say("rollout", "approve", "plants-3", "all")
     await world.until_ended(3, "Promoted", 60)
     before, given = floors(sites), {name: len(sites[name].orders) for name in names}
 
@@ -121,6 +122,8 @@ async def test_a_restored_hub_adopts_what_its_sites_run_and_keeps_its_bars(world
     assert ("Paused", RESTORER) in [(one["what"], one["by"]) for one in said]
     assert versions(sites) == ["3"] * 4
     await world.say("rollout", "resume", "plants-3")
+    await world.until("the run waits for its approval again", gate_reached, 60)
+    await world.say("rollout", "approve", "plants-3", "all")
     await world.until_ended(3, "Promoted", 60)
     assert await world.until("the fleet is settled", lambda: settled(world, "3"), 60)
     for name in names:
