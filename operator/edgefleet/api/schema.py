@@ -1,7 +1,9 @@
 """From the pydantic kinds to CustomResourceDefinitions: structural schemas with bounds, CEL rules and printer columns.
 
-Decides how a kind looks to `kubectl`. Defaults stand only in specs: one inside status would invent facts. What pydantic says in JSON
-Schema and a structural schema may not say (references, null, const, property names) is rewritten or dropped here.
+Decides how a kind looks to `kubectl`. Defaults stand only in specs: one inside status would invent facts. The one exception says that
+nothing was observed yet; without it kstatus takes an object that the hub has not seen for finished, and those who wait for it go on too
+early. What pydantic says in JSON Schema and a structural schema may not say (references, null, const, property names) is rewritten or
+dropped here.
 """
 
 from dataclasses import dataclass
@@ -167,6 +169,8 @@ def custom_resource_definition(entry: KindEntry) -> dict[str, Any]:
     version: dict[str, Any] = {"name": VERSION, "served": True, "storage": True}
     if "status" in fields:
         properties["status"] = structural_schema(_inner(fields["status"].annotation), defaults=False)
+        if "observedGeneration" in properties["status"]["properties"]:
+            properties["status"]["default"] = {"observedGeneration": 0}
         version["subresources"] = {"status": {}}
     schema: dict[str, Any] = {
         "type": "object",

@@ -25,6 +25,9 @@ DEADLINE = "ProgressDeadlineExceeded"
 STANDSTILL = frozenset({"AwaitingApproval", "UserPaused", "FleetSuspended", "MaxFailedExceeded", "NoSafeTarget", "Soaking"})
 """What a run waits for while its progress deadline stands still: a person, or a soak that is running."""
 
+FOR_A_PERSON = frozenset({"MaxFailedExceeded", "NoSafeTarget"})
+"""Why a run stands that nothing but a person moves, without anybody having planned that: Stalled."""
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -134,7 +137,7 @@ def _progressed_at(run: RunFacts, counts: SiteCounts, step: Step, now: datetime)
 
 
 def _conditions(step: Step, since: str, *, late: bool) -> list[Condition]:
-    found = [_ready(step), _progressing(step, since)]
+    found = [*_ready(step), _progressing(step, since)]
     if step.paused:
         found.append(condition("Paused", "True", step.paused, step.message or step.waiting_message))
     if step.verdict is not None:
@@ -142,16 +145,21 @@ def _conditions(step: Step, since: str, *, late: bool) -> list[Condition]:
     if step.outcome in BARRING:
         found.append(condition("RolledBack", "True", step.reason, step.message))
         found.append(condition("Stalled", "True", step.outcome, step.message))
+    elif step.paused in FOR_A_PERSON:
+        found.append(condition("Stalled", "True", step.paused, step.message or step.waiting_message))
     elif late:
         message = f"no progress within spec.policy.progressDeadline; waits for {step.waiting_for} since {since}: {step.waiting_message}"
         found.append(condition("Stalled", "True", DEADLINE, message))
     return found
 
 
-def _ready(step: Step) -> Condition:
+def _ready(step: Step) -> tuple[Condition, ...]:
+    """A run that gave way to another is neither: it never gets ready, and Ready=False would have kstatus wait for that for ever."""
     if step.outcome == "Promoted":
-        return condition("Ready", "True", step.reason, step.message)
-    return condition("Ready", "False", step.outcome or step.waiting_for, step.message or step.waiting_message)
+        return (condition("Ready", "True", step.reason, step.message),)
+    if step.outcome is not None and step.outcome not in BARRING:
+        return ()
+    return (condition("Ready", "False", step.outcome or step.waiting_for, step.message or step.waiting_message),)
 
 
 def _progressing(step: Step, since: str) -> Condition:

@@ -190,10 +190,10 @@ def _fleet_ready(fleet: FleetFacts, decision: FleetDecision, counts: SiteCounts,
         if obstacle is None:
             return (condition("Ready", "True", "RolloutUnderWay", f"{decision.run} is under way; see Progressing"),)
     if obstacle is not None:
-        if obstacle.stalled:
-            return _stalled(obstacle.reason, obstacle.message)
         if obstacle.reason == SUSPENDED:
             return (condition("Ready", "True", SUSPENDED, obstacle.message),)
+        if obstacle.stalled or obstacle.paused:
+            return _stalled(obstacle.reason, obstacle.message)
         ready = condition("Ready", "False", clean_reason(obstacle.reason, "NotReady"), obstacle.message)
         first_look = fleet.model is not None and fleet.model.target is None and not fleet.model.reason
         return (ready, condition("Reconciling", "True", obstacle.reason, obstacle.message)) if first_look else (ready,)
