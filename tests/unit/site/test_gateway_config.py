@@ -6,12 +6,15 @@ import pytest
 
 from edgefleet.site.gateway_config import (
     FLUSH_SECONDS,
+    NOBODY,
     Endpoint,
     Target,
+    Upstream,
     plan_bootstrap,
     plan_clusters,
     plan_routes,
     read_table,
+    read_upstreams,
     table_version,
 )
 
@@ -42,6 +45,25 @@ def test_each_model_goes_to_exactly_one_revision_and_all_else_nowhere() -> None:
     assert routes[-1]["match"] == {"prefix": "/"}
     assert routes[-1]["direct_response"]["status"] == 404
     assert json.loads(routes[-1]["direct_response"]["body"]["inline_string"])["error"]
+
+
+def test_a_revision_with_a_server_of_its_own_is_sent_there_and_found_again() -> None:
+    pod = {A: Upstream(Endpoint("192.0.2.7", 9000), "/v2/models/weld"), B: Upstream(Endpoint("192.0.2.8", 8000), "/")}
+    clusters = plan_clusters([A, B], SERVER, pod)
+    address = clusters["resources"][1]["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]["address"]["socket_address"]
+    assert address == {"address": "192.0.2.7", "port_value": 9000}
+    routes = plan_routes({"weld": A, "paint": B}, pod)["resources"][0]["virtual_hosts"][0]["routes"]
+    paint, weld = routes[1]["route"], routes[2]["route"]
+    assert weld["prefix_rewrite"] == "/v2/models/weld"
+    assert paint["regex_rewrite"] == {"pattern": {"regex": "^/v2/models/paint/?"}, "substitution": "/"}
+    assert read_upstreams(json.loads(json.dumps(clusters))) == pod
+    assert read_upstreams(plan_clusters([A, B], SERVER)) == {}
+
+
+def test_a_model_that_nobody_serves_has_a_cluster_without_endpoints() -> None:
+    nobody = Target("weld", NOBODY)
+    (cluster,) = plan_clusters([nobody], Endpoint("mlserver.local", 80))["resources"]
+    assert (cluster["name"], cluster["type"], cluster["load_assignment"]["endpoints"]) == ("weld--nobody", "STATIC", [])
 
 
 def test_the_table_can_be_read_back_from_the_routes() -> None:
