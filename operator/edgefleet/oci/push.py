@@ -17,13 +17,16 @@ from edgefleet.api.model import Variant
 from edgefleet.oci import media
 from edgefleet.oci.answers import join_address
 from edgefleet.oci.client import RegistryClient, digest_of
-from edgefleet.oci.errors import MalformedManifest, NotFound, RegistryRefused
+from edgefleet.oci.errors import LayerUnsupported, MalformedManifest, NotFound, RegistryRefused
 from edgefleet.oci.golden import parse_golden_lines
 from edgefleet.oci.index import parse_index, variant_annotations
-from edgefleet.oci.manifest import Descriptor, check_path, parse_descriptors, parse_document
+from edgefleet.oci.manifest import MAX_LAYERS, Descriptor, check_path, parse_descriptors, parse_document, parse_model_manifest
 from edgefleet.oci.reference import Repository
 from edgefleet.oci.referrers import MAX_LISTED, fallback_tag
 from edgefleet.oci.transport import PUSH
+
+ARCHIVES = ("tar", "+gzip", "+zstd", ".gzip", ".zip")
+"""How media types of layers end that are not files as they are."""
 
 Said = Callable[[str], None]
 """Told what is being written, for a person who waits."""
@@ -52,27 +55,24 @@ def push_model(
         say(f"variant {variant.facts.name}")
         manifest = _model_manifest(client, repository, name, version, variant, say)
         digest = push_manifest(client, repository, manifest, media.MANIFEST)
-        entries.append(
-            Descriptor(
-                media.MANIFEST,
-                digest,
-                len(manifest),
-                media.MODEL,
-                variant_annotations(variant.facts),
-                {"os": "linux", "architecture": variant.facts.arch},
-            )
-        )
-    index = _encode(
-        {
-            "schemaVersion": 2,
-            "mediaType": media.INDEX,
-            "artifactType": media.MODEL,
-            "manifests": [entry.to_json_dict() for entry in entries],
-        }
-    )
-    # What we could not read again must not be published.
-    parse_index(index, f"{repository} (to be pushed)")
-    return push_manifest(client, repository, index, media.INDEX)
+        entries.append(_entry(variant.facts, digest, len(manifest)))
+    return _push_index(client, repository, entries)
+
+
+def push_adopted(client: RegistryClient, repository: Repository, digest: str, *, name: str, version: str, facts: Variant) -> str:
+    """Push an index whose one variant is an artifact that stands in this repository already; the index's digest. No tag names it yet.
+
+    A ModelPack manifest is taken as it is. Of another one whose layers are plain files with a name (as `oras push` makes it) a ModelPack
+    manifest of the same blobs is pushed. `facts` are read without digest and size. Raises LayerUnsupported, MalformedManifest,
+    RegistryError.
+    """
+    data, what = client.fetch_manifest(repository, digest), f"{repository}@{digest}"
+    document = parse_document(data, media.MANIFEST, what)
+    if document.get("artifactType") != media.MODEL:
+        data = _as_model(client, repository, document, what, name=name, version=version, facts=facts)
+    parse_model_manifest(data, what)
+    child = push_manifest(client, repository, data, media.MANIFEST)
+    return _push_index(client, repository, [_entry(facts, child, len(data))])
 
 
 def push_golden(client: RegistryClient, repository: Repository, lines: bytes) -> str:
@@ -129,6 +129,51 @@ def push_blob(client: RegistryClient, repository: Repository, data: bytes | Path
     url = join_address(start, location)
     url += ("&" if "?" in url else "?") + "digest=" + quote(digest, safe="")
     client.request("PUT", repository, url, headers={"Content-Type": "application/octet-stream"}, data=data, action=PUSH).close()
+
+
+def _entry(facts: Variant, digest: str, size: int) -> Descriptor:
+    platform = {"os": "linux", "architecture": facts.arch}
+    return Descriptor(media.MANIFEST, digest, size, media.MODEL, variant_annotations(facts), platform)
+
+
+def _push_index(client: RegistryClient, repository: Repository, entries: Sequence[Descriptor]) -> str:
+    index = _encode(
+        {
+            "schemaVersion": 2,
+            "mediaType": media.INDEX,
+            "artifactType": media.MODEL,
+            "manifests": [entry.to_json_dict() for entry in entries],
+        }
+    )
+    # What we could not read again must not be published.
+    parse_index(index, f"{repository} (to be pushed)")
+    return push_manifest(client, repository, index, media.INDEX)
+
+
+def _as_model(
+    client: RegistryClient, repository: Repository, document: Mapping[str, Any], what: str, *, name: str, version: str, facts: Variant
+) -> bytes:
+    layers = []
+    for layer in parse_descriptors(document, "layers", MAX_LAYERS, what):
+        if layer.media_type.endswith(ARCHIVES):
+            raise LayerUnsupported(f"{what}: layer {layer.digest} is an archive ({layer.media_type}): push its files with `model push`")
+        path = layer.annotations.get(media.FILEPATH) or layer.annotations.get(media.TITLE) or ""
+        layers.append(Descriptor(media.WEIGHT_LAYER, layer.digest, layer.size, annotations={media.FILEPATH: check_path(path, what)}))
+    config = {
+        "descriptor": {"name": name, "version": version},
+        "config": {"precision": facts.precision} if facts.precision else {},
+        "modelfs": {"type": "layers", "diffIds": [layer.digest for layer in layers]},
+    }
+    return _encode(
+        {
+            "schemaVersion": 2,
+            "mediaType": media.MANIFEST,
+            "artifactType": media.MODEL,
+            "config": _push_bytes(client, repository, _encode(config), media.MODEL_CONFIG).to_json_dict(),
+            "layers": [layer.to_json_dict() for layer in layers],
+            "annotations": {media.VARIANT_PREFIX + "name": facts.name},
+        }
+    )
 
 
 def _model_manifest(client: RegistryClient, repository: Repository, name: str, version: str, variant: VariantFiles, say: Said) -> bytes:
