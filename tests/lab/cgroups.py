@@ -9,6 +9,8 @@ from tests.lab.processes import POLL
 
 _ROOT = Path("/sys/fs/cgroup")
 _CPUSET = ("cpuset.cpus", "cpuset.mems")
+# A group's share of the processors is that of one process of the machine, whatever number of pods is in it: ask for as much as sixteen.
+_SHARES = {"cpu.shares": "16384", "cpu.weight": "1600"}
 _LIMIT = 20.0
 
 
@@ -17,6 +19,9 @@ def make_cgroup(name: str) -> None:
     for tree in _trees():
         group = tree / name
         group.mkdir(exist_ok=True)
+        for setting, value in _SHARES.items():
+            if (group / setting).exists():
+                (group / setting).write_text(value)
         for setting in _CPUSET:
             # In its old form a group without processors takes no process.
             if tree.name == "cpuset" and not (group / setting).read_text().strip():
