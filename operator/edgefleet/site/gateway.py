@@ -169,6 +169,7 @@ class Gateway:
             await self.before_removal()
         async with self._lock:
             self._draining = {target for target in self._draining if target.served_name != served_name}
+            self._upstreams = {target: where for target, where in self._upstreams.items() if target.served_name != served_name}
             self._write_clusters()
 
     async def count_refused(self, model: str) -> int:

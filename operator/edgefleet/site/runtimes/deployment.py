@@ -6,6 +6,7 @@ needed. What a template may contain, and what pods say against a revision, is de
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import shutil
@@ -44,6 +45,7 @@ from edgefleet.site.runtimes.http import ask, open_session
 log = logging.getLogger(__name__)
 
 FIELD_MANAGER = "edgefleet-agent"
+FIRST_WORD_SECONDS = 5.0
 GONE_SECONDS = 60.0
 """How long a stopped pod may take to end before the next is started in its place."""
 
@@ -218,6 +220,13 @@ class Pods:
     def _of(self, name: str) -> list[PodRecord]:
         return [pod for pod in self._pods if pod.metadata.labels.get(SERVED_LABEL) == name]
 
+    async def wait_for_first_word(self) -> None:
+        """Wait a while for what the cluster says first, so that an agent's start is no trouble to tell of."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_WORD_SECONDS):
+                await self._deployments.synced.wait()
+                await self._pods.synced.wait()
+
     def _require_synced(self) -> None:
         if not (self._deployments.synced.is_set() and self._pods.synced.is_set()):
             raise ServerUnreachable(f"{self._api.server}: the site's own cluster has not said yet which pods there are")
@@ -277,6 +286,7 @@ class PodRuntime:
 
     async def is_ready(self, name: str) -> bool:
         """See Runtime.is_ready: the readiness probe's word."""
+        await self._pods.wait_for_first_word()
         return self._pods.ready_endpoint(name, self._wanted.port) is not None
 
     async def infer(self, name: str, request: Mapping[str, Any]) -> Mapping[str, Any] | None:
