@@ -22,7 +22,7 @@ from edgefleet.site.gateway_process import GatewayProcess
 from edgefleet.trust.bundle import Publisher, make_bundle, make_root
 from edgefleet.trust.keys import PrivateKey, PublicKey
 from tests.integration.fakesites import FakeSites
-from tests.integration.site_rig import Rig, open_rig
+from tests.integration.site_rig import Rig, open_rig, wait_until
 from tests.integration.world import World
 from tests.lab import pki
 from tests.lab.cluster import Cluster, Lab
@@ -203,9 +203,14 @@ async def rig(kinds: Lab, registry: Registry, model_server: ModelServer, tmp_pat
 
 @pytest.mark.timeout(300)
 async def test_a_site_looks_at_itself(rig: Rig) -> None:
-    revision = rig.push("1.0", 1)
     rig.push_golden()
+    revision = rig.push("1.0", 1)
     rig.start_agent(renew="1s")
+
+    async def started() -> bool:
+        return (gateway_folder(rig.state) / "bootstrap.json").exists()
+
+    await wait_until(started, rig.log, 120)
     await rig.assign(revision)
     await rig.wait_for("Active")
     words = ["--site-kubeconfig", str(rig.lab.sites["east"].kubeconfig), "--state", str(rig.state)]
