@@ -2,6 +2,7 @@
 
 import yaml
 
+from tests.lab.helm import render
 from tests.lab.manifests import AGENT_CHART, HUB_CHART, KINDS, ROOT, plan_crds, plan_install, plan_site_crds
 
 
@@ -21,3 +22,17 @@ def test_each_kind_is_kept_when_the_chart_goes_and_is_otherwise_unchanged() -> N
         assert body["metadata"].pop("annotations") == {"helm.sh/resource-policy": "keep"}
         assert body == yaml.safe_load(path.read_text())
     assert not kinds
+
+
+def test_values_reach_the_command_line() -> None:
+    hub = render(HUB_CHART, namespace="edge", settings=["registryProxy.url=http://proxy:3128", "registryProxy.direct[0]=.example"])
+    assert "--registry-proxy=http://proxy:3128" in hub
+    assert "--registry-no-proxy=.example" in hub
+    assert "--namespace=edge" in hub
+    site = ["site=oslo", "server.url=http://models:8080"]
+    plain = render(AGENT_CHART, namespace="edge", settings=site)
+    assert "--server-url=http://models:8080" in plain
+    assert "--pods-namespace=" not in plain
+    pods = render(AGENT_CHART, namespace="edge", settings=[*site, "pods.enabled=true", "storage.existingClaim=mine"])
+    assert "--pods-namespace=edge" in pods
+    assert "--store-claim=mine" in pods
