@@ -125,7 +125,7 @@ class Actor:
     """One process that is started again whenever it ends, as a kubelet would."""
 
     def __init__(self, name: str, argv: Sequence[str], log: Path, ground: Ground, history: History, knobs: Knobs) -> None:
-        self.name, self._argv, self.log = name, argv, log
+        self.name, self.argv, self.log = name, argv, log
         self._ground, self._history, self._knobs = ground, history, knobs
         self._pid: int | None = None
         self._ours = False
@@ -137,7 +137,7 @@ class Actor:
         """Start it."""
         self._gone.clear()
         self._ours = False
-        self._pid = await self._ground.nursery.start(self._argv, self.log, self._knobs)
+        self._pid = await self._ground.nursery.start(self.argv, self.log, self._knobs)
         self._ground.ended[self._pid] = self._on_end
         self._history.add("start", self.name, text=f"pid {self._pid}")
 
@@ -147,6 +147,10 @@ class Actor:
             self._ours = True
             with suppress(ProcessLookupError):
                 os.kill(self._pid, signal.SIGKILL)
+
+    def move(self, ground: Ground, argv: Sequence[str]) -> None:
+        """From its next start on it is this ground's nursery that runs it, with this command line."""
+        self._ground, self.argv = ground, argv
 
     async def pause(self) -> None:
         """End it until the next start."""

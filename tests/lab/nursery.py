@@ -41,16 +41,24 @@ class Knobs:
 
 
 class Nursery:
-    """The parent's side. `on_end(pid, code)` is called for each child that ended; code -9 is SIGKILL."""
+    """The parent's side. `on_end(pid, code)` is called for each child that ended; code -9 is SIGKILL. `root` is the tree whose code runs,
+    in the environment of this one."""
 
-    def __init__(self, on_end: Callable[[int, int], None]) -> None:
+    def __init__(self, on_end: Callable[[int, int], None], root: Path = ROOT) -> None:
         self._on_end = on_end
+        self._root = root
         self._starts: asyncio.Queue[int] = asyncio.Queue()
         self._lock = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
         self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "tests.lab.nursery", stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, cwd=ROOT
+            sys.executable,
+            "-m",
+            "tests.lab.nursery",
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            cwd=self._root,
+            env={**os.environ, "PYTHONPATH": str(self._root / "operator")},
         )
         self._reader = asyncio.create_task(self._read())
         return self

@@ -131,9 +131,9 @@ async def _one(api: Api, kind: Resource, name: str, namespace: str | None) -> li
 
 
 def _secrets_in(value: Any) -> Iterator[str]:
-    """The names in all fields `secretRef`."""
+    """The names in all fields `secretRef` and `caRef`."""
     for key, inner in value.items() if isinstance(value, dict) else enumerate(value if isinstance(value, list) else ()):
-        if key == "secretRef" and isinstance(inner, str):
+        if key in ("secretRef", "caRef") and isinstance(inner, str):
             yield inner
         else:
             yield from _secrets_in(inner)
