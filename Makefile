@@ -17,8 +17,8 @@ $(STAMP): requirements.lock pyproject.toml
 setup: $(STAMP) ## Install everything, and build the control plane (about 7 minutes, once)
 	$(PY) -m tests.lab build
 
-demo: setup ## Roll a real signed model over a real fleet; ACTS=all plays every act, NODES=1 some on real nodes, KEEP=1 leaves it running
-	$(PY) -m examples.digits.demo --acts $(if $(NODES),nodes,$(or $(ACTS),standard)) $(if $(KEEP),--keep)
+demo: setup ## Roll a real signed model over a real fleet; ACTS=all plays every act, KEEP=1 leaves it running
+	$(PY) -m examples.digits.demo --acts $(or $(ACTS),standard) $(if $(KEEP),--keep)
 
 test: setup ## All tests, on real servers
 	$(PY) -m pytest $(ARGS)
@@ -43,9 +43,11 @@ format: $(STAMP) ## Format the code
 crds: $(STAMP) ## Generate crds/ from operator/edgefleet/api, and what charts/ has of it
 	$(PY) -m edgefleet crds -o crds
 	$(PY) -m tests.lab.manifests
+	$(PY) -m tests.lab.expected
 
 manifests: $(STAMP) ## Generate charts/install.yaml and the charts' kinds
 	$(PY) -m tests.lab.manifests
+	$(PY) -m tests.lab.expected
 
 lock: $(STAMP) ## Resolve the dependencies again
 	$(PY) -m pip install --quiet uv
