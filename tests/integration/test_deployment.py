@@ -1,7 +1,9 @@
 """Pods as a runtime: a real API server with the real controllers of Deployments, Envoy, and a fake node that runs the pods."""
 
+import asyncio
 import itertools
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,6 +125,22 @@ async def open_site(
         await rig.local.delete(NAMESPACES, namespace)
 
 
+@asynccontextmanager
+async def asking(rig: Rig) -> AsyncIterator[Client]:
+    """A client whose last answer may still come: the fake node's servers live in the test's own loop, which must go on meanwhile."""
+    client = Client(rig)
+    client.__enter__()
+    try:
+        yield client
+    finally:
+        await asyncio.to_thread(client.__exit__, None, None, None)
+
+
+async def serving(rig: Rig) -> str:
+    """See Rig.serving."""
+    return await asyncio.to_thread(rig.serving)
+
+
 async def test_a_second_revision_starts_beside_the_first_and_no_request_is_lost(open_site: Callable[..., PodSite]) -> None:
     site = open_site()
     rig = site.rig
@@ -131,7 +149,7 @@ async def test_a_second_revision_starts_beside_the_first_and_no_request_is_lost(
     site.start_agent(keep="6s")
     await rig.assign(first)
     assert (await rig.wait_for("Active")).golden_score == "100.0%"
-    with Client(rig) as client:
+    async with asking(rig) as client:
         await client.answered(20)
         await rig.assign(second)
         await rig.wait_for("Active")
@@ -151,7 +169,7 @@ async def test_a_failed_golden_set_ends_its_pods_and_the_old_ones_serve(open_sit
     site.start_agent()
     await rig.assign(good)
     await rig.wait_for("Active")
-    with Client(rig) as client:
+    async with asking(rig) as client:
         await rig.assign(bad)
         status = await rig.wait_for("Failed", "GoldenSetFailed")
         await site.wait_for_deployments(good)
@@ -171,7 +189,7 @@ async def test_pods_that_break_after_the_switch_are_taken_back(open_site: Callab
     checks = HardChecks(ready_within="60s", max_restarts=1, oom_killed=0)
     await rig.assign(second, checks=checks)
     await rig.wait_for("Active")
-    with Client(rig) as client:
+    async with asking(rig) as client:
         await client.answered(5)
         await site.node.restart(site.name(second), reason)
         if reason == "Error":
@@ -194,7 +212,7 @@ async def test_no_room_beside_the_old_one_is_the_sites_fault_and_names_the_way(o
     site.start_agent()
     await rig.assign(first)
     await rig.wait_for("Active")
-    with Client(rig) as client:
+    async with asking(rig) as client:
         await rig.assign(second)
         status = await rig.wait_for("Blocked", "NoRoomBeside")
         await client.answered(10)
@@ -210,7 +228,7 @@ async def test_replace_stops_the_old_one_first_and_counts_the_gap(open_site: Cal
     site.start_agent()
     await rig.assign(first)
     await rig.wait_for("Active")
-    with Client(rig) as client:
+    async with asking(rig) as client:
         await client.answered(5)
         await rig.assign(second)
         status = await rig.wait_for("Active")
@@ -234,7 +252,7 @@ async def test_replace_by_one_that_fails_brings_the_old_one_back(open_site: Call
     await site.wait_for_deployments(good)
 
     async def back() -> bool:
-        return rig.serving() == site.name(good)
+        return await serving(rig) == site.name(good)
 
     await wait_until(back, rig.log)
 
@@ -251,9 +269,9 @@ async def test_the_route_follows_a_pod_that_comes_back_elsewhere(open_site: Call
     await site.node.move(name)
 
     async def moved() -> bool:
-        return site.node.addresses(name) not in ([], before) and rig.serving() == name
+        return site.node.addresses(name) not in ([], before) and await serving(rig) == name
 
-    await wait_until(moved, lambda: f"{before} -> {site.node.addresses(name)}: {rig.serving()}\n{rig.log()}")
+    await wait_until(moved, lambda: f"{before} -> {site.node.addresses(name)}\n{rig.log()}")
 
 
 async def test_an_agent_killed_on_the_way_goes_on_and_sweeps(open_site: Callable[..., PodSite]) -> None:
@@ -271,7 +289,7 @@ async def test_an_agent_killed_on_the_way_goes_on_and_sweeps(open_site: Callable
 
     await wait_until(begun, rig.log)
     rig.kill_agent()
-    with Client(rig) as client:
+    async with asking(rig) as client:
         await rig.assign(third)
         site.node.memory = 1 << 30
         site.start_agent(keep="2s")
@@ -293,7 +311,7 @@ async def test_a_privileged_pod_is_refused_and_nothing_changes(open_site: Callab
     status = await rig.wait_for("Refused", "PodNotAllowed")
     assert "privileged" in status.message
     assert await site.deployments() == {site.name(good)}
-    assert rig.serving() == site.name(good)
+    assert await serving(rig) == site.name(good)
 
 
 async def test_both_runtimes_serve_at_one_site(open_site: Callable[..., PodSite]) -> None:
@@ -303,7 +321,7 @@ async def test_both_runtimes_serve_at_one_site(open_site: Callable[..., PodSite]
     site.start_agent(keep="2s")
     with_server = await _activate(rig, plain)
     assert "NotApplicable" in with_server
-    with Client(rig) as client:
+    async with asking(rig) as client:
         await client.answered(5)
         assert "NotApplicable" not in await _activate(rig, pods)
         await client.answered(5)
