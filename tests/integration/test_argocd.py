@@ -28,7 +28,7 @@ from tests.integration.test_kstatus import (
 from tests.integration.world import POLICY, World, four_sites
 from tests.lab.gitops import run_lua
 
-pytestmark = pytest.mark.timeout(300)  # the first call compiles the engine
+pytestmark = pytest.mark.timeout(900)  # the first call compiles the engine
 
 MANIFEST = Path(__file__).parents[2] / "charts/argocd/argocd-cm.yaml"
 ENTRIES: dict[str, str] = yaml.safe_load(MANIFEST.read_text())["data"]

@@ -25,7 +25,7 @@ from tests.integration.world import World, four_sites
 from tests.lab.gitops import compute_kstatus
 from tests.unit.core.facts_of import NOW, A, B, digest_of, fleet, minutes, model, opened, policy, run, site, told, variant
 
-pytestmark = pytest.mark.timeout(300)  # the first call compiles the library
+pytestmark = pytest.mark.timeout(900)  # the first call compiles the library
 
 STABLE = run(1, A, outcome="Promoted", message="all waves passed")
 PLAN: Any = [("s1", 0), ("s2", 1)]

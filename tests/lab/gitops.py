@@ -1,7 +1,5 @@
 """What GitOps tools say of an object: the kstatus library, by which Flux waits, and Lua as Argo CD runs it. Both are small Go programs in
 folders beside this file, built once into the cache.
-
-Real Flux controllers are flux.py's matter.
 """
 
 import json

@@ -5,6 +5,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+import pytest
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 
@@ -16,6 +17,9 @@ from tests.unit.core.facts_of import ARM64, A, B, C, minutes, policy, site
 from tests.unit.core.simulator import SimulatedSite, Simulator, hold
 
 RELEASES = (A, B, C)
+
+
+pytestmark = pytest.mark.timeout(300)  # seconds, but minutes were seen on a busy machine
 
 
 def examples(count: int) -> settings:
