@@ -43,7 +43,9 @@ def tree_before(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The code of N."""
     folder = tmp_path_factory.mktemp("before")
     done = subprocess.run(["git", "archive", BEFORE, "operator", "tests"], cwd=ROOT, capture_output=True, check=False)
-    assert done.returncode == 0, f"the history lacks {BEFORE} (a shallow clone?): {done.stderr.decode()}"
+    if done.returncode:
+        # The one thing here that a checkout may lack; the summary of the run names it.
+        pytest.skip(f"N is not in this history (git fetch --unshallow brings it): {done.stderr.decode().strip()}")
     with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
         archive.extractall(folder, filter="data")
     return folder
