@@ -214,7 +214,7 @@ async def test_without_the_hub_the_site_serves_and_changes_nothing(rig: Rig) -> 
     await rig.assign(revision)
     await rig.wait_for("Active")
     with Client(rig) as client:
-        await rig.hub.delete(SITE_ASSIGNMENTS, ASSIGNMENT, rig.namespace)
+        await rig.admin.delete(SITE_ASSIGNMENTS, ASSIGNMENT, rig.namespace)
         await rig.admin.delete(ROLE_BINDINGS, "edgefleet-site", rig.namespace)
         await rig.admin.delete(CONFIG_MAPS, "trust-bundle", rig.namespace)
         await client.answered(50)

@@ -25,7 +25,7 @@ async def serving_fleet(world: World, sites: FakeSites, count: int = 8, *, polic
         bodies = await world.api.list(EDGE_SITES, labels=f"line={world.mark}")
         return len([body for body in bodies if body.get("status", {}).get("hardware")]) == count
 
-    await world.until("all sites are heard", all_heard)
+    await world.until("all sites are heard", all_heard, 90)
     await world.apply(ROLLOUT_POLICIES, "careful", {**SOAKING, "soak": {**SOAKING["soak"], "min": "1s"}})  # type: ignore[dict-item]
     world.push("1")
     await world.name_release("1", slo=slo or SLO)

@@ -111,7 +111,8 @@ async def test_what_a_bad_release_leaves_behind_is_told_and_can_be_judged_again(
     latency = next(gate for gate in now["gates"] if gate["name"] == "latency")
     assert (latency["verdict"], latency["bound"]) == ("Quiet", "40.0")
     assert latency["outlook"]["moreBad"] > 0
-    assert latency["outlook"]["minutesIfFourTimesAsBad"] < 7 * 24 * 60
+    # Nothing is told of a rate before a whole mark is over, and this run may have seen the end of one.
+    assert latency["outlook"]["answersPerMinute"] is None or latency["outlook"]["minutesIfFourTimesAsBad"] < 7 * 24 * 60
     assert [one["site"] for one in latency["worstSites"]] == exposed(sites, "2")
 
     for site in sites.sites.values():

@@ -231,7 +231,7 @@ async def test_only_the_fleets_that_a_site_allows_come_to_it(world: World, sites
         bodies = await world.api.list(EDGE_SITES, labels=f"line={world.mark}")
         return all(body.get("status", {}).get("hardware") for body in bodies)
 
-    await world.until("all sites are heard", all_heard)
+    await world.until("all sites are heard", all_heard, 90)
     await world.apply(ROLLOUT_POLICIES, "careful", {**POLICY, "waves": [{"name": "all", "percent": 100}]})
     world.push("1")
     await world.name_release("1")

@@ -197,7 +197,7 @@ async def four_sites(world: World, sites: FakeSites, **behaviour: Any) -> list[s
         bodies = await world.api.list(EDGE_SITES, labels=f"line={world.mark}")
         return len([body for body in bodies if body.get("status", {}).get("hardware")]) == len(names)
 
-    await world.until("all four sites are heard", all_heard)
+    await world.until("all four sites are heard", all_heard, 90)
     return names
 
 
