@@ -128,6 +128,8 @@ def test_it_is_installed_upgraded_with_its_kinds_rolled_back_and_uninstalled(emp
     assert empty.kubectl("get", "deployments,clusterroles,validatingadmissionpolicies", "-A", "-o", "name").count("edgefleet-hub") == 0
     assert empty.kubectl("get", "edgefleets", "-n", "team", "-o", "name").strip() == "edgefleet.edgefleet.io/plants"
 
+    # A namespace goes by and by, and nothing can be made in it until then.
+    empty.kubectl("wait", "--for=delete", "namespace/edgefleet-join", "--timeout=60s", limit=70)
     helm("install", *RELEASE, str(HUB_CHART), "--set", "replicas=0", kubeconfig=config)
     assert empty.kubectl("get", "edgefleets", "-n", "team", "-o", "name").strip() == "edgefleet.edgefleet.io/plants"
 
