@@ -501,7 +501,8 @@ async def test_a_site_that_is_cut_off_takes_a_worse_revision_back_and_says_so_la
     assert "evidence" in status.message
     assert status.active is not None
     assert status.active.revision == good.hash
-    await told_at_least(rig, 1, revision=good.hash)
+    assert await ask(rig, 5) == [200] * 5
+    await told_at_least(rig, 5, revision=good.hash)
     report, _ = await rig.health()
     assert report is not None
     assert (report.revision, report.sequence) == (good.hash, 1)
