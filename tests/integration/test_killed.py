@@ -40,7 +40,7 @@ LANES = 3
 CHOSEN = 50
 SEED = int(os.environ.get("EDGEFLEET_SEED", "5"))
 ALL, WANTED = os.environ.get("EDGEFLEET_ALL_POINTS") == "1", os.environ.get("EDGEFLEET_POINT", "")
-JOINING = "joining: test_join.py"
+JOINING, PODS = "joining: test_join.py", "pods: test_deployment.py"
 NEVER_SEEN: dict[str, str] = {
     "hub/joining.py Joining._answer patch NAMESPACES": JOINING,
     "hub/joining.py Joining._record apply EDGE_SITES": JOINING,
@@ -48,6 +48,8 @@ NEVER_SEEN: dict[str, str] = {
     "hub/joining.py Joining._sweep delete SERVICE_ACCOUNTS": JOINING,
     "hub/sites.py Sites._apply_namespace delete ROLE_BINDINGS": JOINING,
     "site/identity.py Identity._ask create CERTIFICATE_REQUESTS": JOINING,
+    "site/runtimes/deployment.py Pods.apply apply DEPLOYMENTS": PODS,
+    "site/runtimes/deployment.py Pods.unload delete DEPLOYMENTS": PODS,
 }
 """Writes in the code that no scenario comes to, as `callers.Caller` prints them, each with the reason."""
 MOMENTS_MISSED = 0.05
