@@ -78,12 +78,13 @@ async def _look_at_hub(kubeconfig: Path | None, context: str | None, namespace: 
 
 async def look_at_site_itself(kubeconfig: Path | None, state: Path | None, limit: float) -> list[Line]:
     """The lines of a site, from its own cluster and its agent's state; either may be left out. Raises CommandFailed."""
-    from edgefleet.cli.check_local import ClusterProbes, StateProbes
+    from edgefleet.cli.check_local import ClusterProbes, StateProbes, find_site
 
     lines: list[Line] = []
     async with AsyncExitStack() as stack:
         if kubeconfig is not None:
-            cluster = ClusterProbes(await stack.enter_async_context(connecting(kubeconfig, None)))
+            api = await stack.enter_async_context(connecting(kubeconfig, None))
+            cluster = ClusterProbes(api, find_site(state) if state is not None else None)
             lines += await run_probes({"site cluster": cluster.server}, cluster.probes(), limit)
         if state is not None:
             if not (state / "state.json").is_file():

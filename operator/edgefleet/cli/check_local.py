@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from edgefleet import __version__
 from edgefleet.api.assignment import SiteAssignment
-from edgefleet.api.meta import SITE_NAMESPACE_PREFIX
+from edgefleet.api.meta import SITE_NAMESPACE_PREFIX, site_namespace
 from edgefleet.cli.check import Probe, in_thread
 from edgefleet.cli.check_hub import look_at_kind
 from edgefleet.cli.check_site import judge_orders
@@ -29,10 +29,11 @@ ANSWER_SECONDS = 3.0
 
 
 class ClusterProbes:
-    """One look at a site's own cluster."""
+    """One look at a site's own cluster; `site` where one is meant of several that share it."""
 
-    def __init__(self, api: Api) -> None:
+    def __init__(self, api: Api, site: str | None) -> None:
         self._api = api
+        self._site = site
 
     def probes(self) -> Mapping[str, Probe]:
         """By name, in the order of the lines."""
@@ -51,9 +52,17 @@ class ClusterProbes:
         return [wrong or Line("site kinds", Level.OK, f"siteassignments is served as version {__version__} has it")]
 
     async def _orders(self) -> Sequence[Line]:
-        bodies = await self._api.list(SITE_ASSIGNMENTS)
+        bodies = await self._api.list(SITE_ASSIGNMENTS, site_namespace(self._site) if self._site else None)
         ours = [body for body in bodies if body["metadata"]["namespace"].startswith(SITE_NAMESPACE_PREFIX)]
         return judge_orders("site orders", [SiteAssignment.parse(body) for body in ours])
+
+
+def find_site(state: Path) -> str | None:
+    """Whose state folder it is, if that can be read."""
+    try:
+        return SiteState.model_validate_json((state / "state.json").read_bytes()).site
+    except (OSError, ValidationError):
+        return None
 
 
 class StateProbes:
