@@ -95,7 +95,7 @@ WRONG: list[tuple[str, dict[str, Any], Callable[[dict[str, Any]], None], tuple[s
     ("plain HTTP switch", MODEL, change("spec.source.insecure", True), ("spec.source.insecure", "unknown field")),
     ("no serving entry", MODEL, change("spec.serving", []), ("spec.serving", "at least 1 items")),
     ("17 serving entries", MODEL, change("spec.serving", [{"repository": {}}] * 17), ("spec.serving", "16")),
-    ("serving without a runtime", MODEL, change("spec.serving", [{"match": {}}]), ("spec.serving[0].repository", "Required")),
+    ("serving without a runtime", MODEL, change("spec.serving", [{"match": {}}]), ("spec.serving[0]", "exactly one of repository and deployment")),
     ("a URL from the hub", MODEL, change("spec.serving.0.repository.url", "http://x"), ("spec.serving[0].repository.url", "unknown field")),
     ("golden without min", MODEL, change("spec.golden.min", ...), ("spec.golden.min", "Required")),
     ("golden min as a fraction", MODEL, change("spec.golden.min", "0.9"), ("spec.golden.min", "should match")),
