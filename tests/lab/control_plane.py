@@ -16,7 +16,7 @@ from tests.lab.processes import Process, free_ports, start_process
 
 HUB = "hub"
 READY_LIMIT = 120.0  # seconds; 3 s on an idle machine, but 30 s were seen on a busy one
-_CONTROLLERS = (
+CONTROLLERS = (
     "certificatesigningrequest-signing-controller",
     "certificatesigningrequest-approving-controller",
     "namespace-controller",
@@ -116,7 +116,7 @@ def start_controllers(folder: Path, binary: Path, name: str, url: str) -> Proces
         f"--tls-private-key-file={serving.key}",
         "--leader-elect=false",
         "--use-service-account-credentials",
-        f"--controllers={','.join(_CONTROLLERS)}",
+        f"--controllers={','.join(CONTROLLERS)}",
         f"--cluster-signing-cert-file={ca.cert}",
         f"--cluster-signing-key-file={ca.key}",
         f"--root-ca-file={ca.cert}",

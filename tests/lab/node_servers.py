@@ -11,6 +11,7 @@ import yaml
 
 from tests.lab import LabError, pki
 from tests.lab.binaries import ControlPlane, NodeBinaries, fetch_kubectl
+from tests.lab.control_plane import CONTROLLERS
 from tests.lab.debian import NodeTools
 from tests.lab.namespaces import Namespaces
 
@@ -19,16 +20,8 @@ API_PORT = 443  # that of the Service `kubernetes`, which nothing translates her
 SERVICE_RANGE = "10.99.0.0/16"
 API_SERVICE = "10.99.0.1"
 PAUSE = "localhost/pause:1"
-CONTROLLERS = (
-    "certificatesigningrequest-signing-controller",
-    "certificatesigningrequest-approving-controller",
-    "namespace-controller",
-    "serviceaccount-controller",
-    "serviceaccount-token-controller",
-    "garbage-collector-controller",
-    "deployment-controller",
-    "replicaset-controller",
-    "root-ca-certificate-publisher-controller",
+NODE_CONTROLLERS = (
+    *CONTROLLERS,
     "node-lifecycle-controller",
     "persistentvolume-binder-controller",
     "disruption-controller",
@@ -158,7 +151,7 @@ def _controller_manager(binary: Path, home: Path) -> list[str | Path]:
         f"--cert-dir={home}",
         "--leader-elect=false",
         "--use-service-account-credentials",
-        f"--controllers={','.join(CONTROLLERS)}",
+        f"--controllers={','.join(NODE_CONTROLLERS)}",
         f"--cluster-signing-cert-file={home / 'ca.crt'}",
         f"--cluster-signing-key-file={home / 'ca.key'}",
         f"--root-ca-file={home / 'ca.crt'}",
