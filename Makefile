@@ -3,7 +3,7 @@ PY := .venv/bin/python
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all unit check format crds manifests lock lab lab-down bench bench-judge clean
+.PHONY: help setup demo test test-all unit lint check format crds manifests lock lab lab-down bench bench-judge clean
 
 help: ## What can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -29,12 +29,13 @@ test-all: setup ## The same with every crash point and every act of the demo (ho
 unit: $(STAMP) ## The tests that need no server
 	$(PY) -m pytest tests/unit $(ARGS)
 
-check: $(STAMP) ## Format, lint, types, import rules, generated files, unit tests
+lint: $(STAMP) ## Format, lint, types, import rules
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 	$(PY) -m mypy
 	.venv/bin/lint-imports --no-logo
-	$(PY) -m pytest tests/unit -q
+
+check: lint unit ## What can be checked without a server
 
 format: $(STAMP) ## Format the code
 	$(PY) -m ruff format .
