@@ -47,6 +47,8 @@ def test_helm_finds_nothing_to_complain_about(name: str) -> None:
         ("agent", "server.url=ftp://models", "url"),
         ("agent", "gateway.service.type=HostPort", "type"),
         ("agent", "storage.size=lots", "size"),
+        ("agent", "renew=often", "renew"),
+        ("agent", "hardware.cpu=fast", "hardware"),
     ],
 )
 def test_a_wrong_value_is_named_and_refused(name: str, setting: str, said: str) -> None:

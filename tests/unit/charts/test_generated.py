@@ -1,8 +1,12 @@
 """What is generated under charts/ is what its sources say."""
 
+from pathlib import Path
+
 import yaml
 
-from tests.lab.helm import render
+from edgefleet.api.site import Hardware
+from edgefleet.site.hardware import declare_hardware
+from tests.lab.helm import helm, render
 from tests.lab.manifests import AGENT_CHART, HUB_CHART, KINDS, ROOT, plan_crds, plan_install, plan_site_crds
 
 
@@ -36,3 +40,22 @@ def test_values_reach_the_command_line() -> None:
     pods = render(AGENT_CHART, namespace="edge", settings=[*site, "pods.enabled=true", "storage.existingClaim=mine"])
     assert "--pods-namespace=edge" in pods
     assert "--store-claim=mine" in pods
+
+
+def test_a_site_declares_its_hardware_and_has_containers_beside_its_agent(tmp_path: Path) -> None:
+    values = {
+        "hardware": {"arch": "amd64", "features": ["avx2"]},
+        "renew": "2s",
+        "extraContainers": [{"name": "tunnel", "image": "tunnel:1"}],
+    }
+    (tmp_path / "values.yaml").write_text(yaml.safe_dump({"site": "oslo", "server": {"url": "http://models:8080"}, **values}))
+    shown = helm("template", "edgefleet", str(AGENT_CHART), "--namespace", "edge", "--values", str(tmp_path / "values.yaml"))
+    documents = list(yaml.safe_load_all(shown))
+    pods = {body["metadata"]["name"]: body["spec"]["template"]["spec"] for body in documents if body and body["kind"] == "Deployment"}
+    agent, beside = pods["edgefleet-agent"]["containers"]
+    assert {"--hardware=/hardware/hardware.yaml", "--renew=2s"} <= set(agent["args"])
+    assert beside == values["extraContainers"][0]
+    assert len(pods["edgefleet-gateway"]["containers"]) == 1
+    (file,) = (body["data"]["hardware.yaml"] for body in documents if body and body["metadata"]["name"] == "edgefleet-hardware")
+    (tmp_path / "hardware.yaml").write_text(file)
+    assert declare_hardware(Hardware(arch="arm64", memory=1), tmp_path / "hardware.yaml").features == ("avx2",)
