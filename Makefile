@@ -3,7 +3,7 @@ PY := .venv/bin/python
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all unit lint check format crds manifests lock lab lab-down bench bench-judge clean
+.PHONY: help setup demo test test-all test-older unit lint check format crds manifests lock lab lab-down bench bench-judge clean
 
 help: ## What can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -25,6 +25,11 @@ test: setup ## All tests, on real servers
 
 test-all: setup ## The same with every crash point and every act of the demo (hours)
 	EDGEFLEET_ALL_POINTS=1 EDGEFLEET_DEMO_ACTS=all $(PY) -m pytest $(ARGS)
+	$(MAKE) test-older
+
+test-older: setup ## What depends on the API server, and the demo, on the oldest Kubernetes that is supported
+	EDGEFLEET_KUBERNETES=1.34 $(PY) -m pytest tests/integration/test_lab.py tests/e2e/test_demo.py \
+	  $(foreach name,kinds rights teams charts check join hub agent leadership life killed,tests/integration/test_$(name).py)
 
 unit: $(STAMP) ## The tests that need no server
 	$(PY) -m pytest tests/unit $(ARGS)

@@ -20,10 +20,11 @@ from tests.lab.server import ServerEnvironment, start_model_server
 ROOT = Path(__file__).parents[2]
 
 
-def test_every_cluster_is_ready(lab: Lab) -> None:
+def test_every_cluster_is_ready_and_of_the_release_that_was_asked_for(lab: Lab) -> None:
     for member in (lab.hub, *lab.sites.values()):
         assert member.kubectl("get", "--raw", "/readyz") == "ok"
-        assert json.loads(member.kubectl("version", "-o", "json"))["serverVersion"]["gitVersion"] == "v1.36.3"
+        said = json.loads(member.kubectl("version", "-o", "json"))["serverVersion"]["gitVersion"]
+        assert said.startswith(f"v{binaries.chosen_release()}."), member.name
 
 
 def test_site_clusters_share_nothing(lab: Lab) -> None:
@@ -131,6 +132,7 @@ def test_labs_of_dead_sessions_are_swept(tmp_path: Path) -> None:
 
 
 def test_kubebuilder_assets_are_honoured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.delenv("EDGEFLEET_KUBERNETES", raising=False)
     monkeypatch.setenv("KUBEBUILDER_ASSETS", str(tmp_path))
     with pytest.raises(LabError, match="has no etcd and no kube-apiserver"):
         binaries.fetch_control_plane()
@@ -138,6 +140,16 @@ def test_kubebuilder_assets_are_honoured(tmp_path: Path, monkeypatch: pytest.Mon
         (tmp_path / name).touch()
     assert binaries.fetch_control_plane() == binaries.ControlPlane(tmp_path / "etcd", tmp_path / "kube-apiserver", None)
     assert "certificate requests are not signed" in capsys.readouterr().err
+
+
+def test_a_release_that_is_not_built_here_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGEFLEET_KUBERNETES", "1.20")
+    with pytest.raises(LabError, match=f"there are {binaries.NEWEST} and {binaries.OLDEST}"):
+        binaries.fetch_control_plane()
+    monkeypatch.setenv("EDGEFLEET_KUBERNETES", binaries.OLDEST)
+    monkeypatch.setenv("KUBEBUILDER_ASSETS", "/nowhere")
+    with pytest.raises(LabError, match="unset one"):
+        binaries.fetch_control_plane()
 
 
 def test_a_model_server_is_ready_and_empty(server_env: ServerEnvironment, tmp_path: Path) -> None:

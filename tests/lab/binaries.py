@@ -1,7 +1,8 @@
 """etcd, kube-apiserver and kube-controller-manager, built once from the Go module beside this file; kubectl from PyPI; and what a
 cluster with a node needs besides, from a module of its own, so that those who need no node build none of it.
 
-`KUBEBUILDER_ASSETS` (the convention of envtest) replaces the first build. How the servers are started is cluster.py's matter.
+`EDGEFLEET_KUBERNETES` chooses the release of the first two; the oldest that is supported has a module of its own. `KUBEBUILDER_ASSETS`
+(the convention of envtest) replaces the first build. How the servers are started is cluster.py's matter.
 """
 
 import os
@@ -19,14 +20,10 @@ from tests.lab.progress import run_shown, say
 
 MODULE = Path(__file__).parent
 GO_MINIMUM = (1, 26)
-_VERSION = "v1.36.3"
+NEWEST, OLDEST = "1.36", "1.34"
+OLDER_MODULE = MODULE / "older"
 _COMPONENT = "k8s.io/component-base/version"
 _CLIENT = "k8s.io/client-go/pkg/version"
-# Without the stamp the servers call themselves v0.0.0-master, and clients that look at the version misjudge them.
-LDFLAGS = (
-    f"-s -w -X {_COMPONENT}.gitVersion={_VERSION} -X {_COMPONENT}.gitMajor=1 -X {_COMPONENT}.gitMinor=36 "
-    f"-X {_COMPONENT}.gitTreeState=clean -X {_CLIENT}.gitVersion={_VERSION}"
-)
 # (binary, package, seconds when nothing is cached, measured on two cores). The API server goes first: it downloads and
 # compiles what the other two share.
 TARGETS = (
@@ -34,6 +31,7 @@ TARGETS = (
     ("kube-controller-manager", "k8s.io/kubernetes/cmd/kube-controller-manager", 75),
     ("etcd", "go.etcd.io/etcd/server/v3", 15),
 )
+OLDER_TARGETS = TARGETS[:2]  # etcd is no part of Kubernetes: both releases are given the same one
 NODE_MODULE = MODULE / "node-module"
 NODE_TARGETS = (
     ("kubelet", "k8s.io/kubernetes/cmd/kubelet", 150),
@@ -58,16 +56,29 @@ class ControlPlane:
     controller_manager: Path | None
 
 
-def fetch_control_plane() -> ControlPlane:
-    """The three servers: from KUBEBUILDER_ASSETS, else from the cache, else built (7 minutes on two cores).
+def chosen_release() -> str:
+    """The release that `EDGEFLEET_KUBERNETES` asks for, by default the newest. Raises LabError for one that has no module here."""
+    release = os.environ.get("EDGEFLEET_KUBERNETES") or NEWEST
+    if release not in (NEWEST, OLDEST):
+        raise LabError(f"EDGEFLEET_KUBERNETES={release}: there are {NEWEST} and {OLDEST}")
+    return release
+
+
+def fetch_control_plane(release: str | None = None) -> ControlPlane:
+    """The three servers of `release` (default: `chosen_release`): from KUBEBUILDER_ASSETS, else from the cache, else built (7 minutes
+    on two cores).
 
     Raises LabError naming what is missing.
     """
+    release = release or chosen_release()
     assets = os.environ.get("KUBEBUILDER_ASSETS")
+    if assets and release != NEWEST:
+        raise LabError(f"KUBEBUILDER_ASSETS brings servers of its own, EDGEFLEET_KUBERNETES={release} asks for others: unset one")
     if assets:
         return _from_assets(Path(assets))
-    folder = _provide_built("kubernetes", MODULE, TARGETS)
-    return ControlPlane(folder / "etcd", folder / "kube-apiserver", folder / "kube-controller-manager")
+    newest = _provide_built("kubernetes", MODULE, TARGETS)
+    folder = newest if release == NEWEST else _provide_built("kubernetes-older", OLDER_MODULE, OLDER_TARGETS)
+    return ControlPlane(newest / "etcd", folder / "kube-apiserver", folder / "kube-controller-manager")
 
 
 def fetch_node_binaries() -> NodeBinaries:
@@ -141,14 +152,28 @@ def _provide_built(name: str, module: Path, targets: Sequence[tuple[str, str, in
     version, arch = subprocess.run(
         [go, "env", "GOVERSION", "GOARCH"], check=True, capture_output=True, text=True, env=go_environment()
     ).stdout.split()
-    key = key_of((module / "go.mod").read_bytes(), (module / "go.sum").read_bytes(), version, arch, LDFLAGS)
-    return provide(name, key, lambda draft: _build(go, module, targets, draft))
+    flags = _stamp(module)
+    key = key_of((module / "go.mod").read_bytes(), (module / "go.sum").read_bytes(), version, arch, flags)
+    return provide(name, key, lambda draft: _build(go, module, targets, flags, draft))
 
 
-def _build(go: str, module: Path, targets: Sequence[tuple[str, str, int]], draft: Path) -> None:
+def _stamp(module: Path) -> str:
+    """Linker flags that name the module's version of Kubernetes: unstamped servers call themselves v0.0.0-master, and clients that look
+    at the version misjudge them."""
+    found = re.search(r"k8s\.io/kubernetes (v1\.(\d+)\.\d+)$", (module / "go.mod").read_text(), re.MULTILINE)
+    if found is None:
+        raise LabError(f"{module / 'go.mod'} requires no k8s.io/kubernetes")
+    version, minor = found.groups()
+    return (
+        f"-s -w -X {_COMPONENT}.gitVersion={version} -X {_COMPONENT}.gitMajor=1 -X {_COMPONENT}.gitMinor={minor} "
+        f"-X {_COMPONENT}.gitTreeState=clean -X {_CLIENT}.gitVersion={version}"
+    )
+
+
+def _build(go: str, module: Path, targets: Sequence[tuple[str, str, int]], flags: str, draft: Path) -> None:
     for position, (binary, package, expected) in enumerate(targets, 1):
         run_shown(
-            [go, "build", "-mod=readonly", "-trimpath", "-ldflags", LDFLAGS, "-o", str(draft / binary), package],
+            [go, "build", "-mod=readonly", "-trimpath", "-ldflags", flags, "-o", str(draft / binary), package],
             f"building {binary} ({position} of {len(targets)})",
             expected,
             draft / f"{binary}.log",

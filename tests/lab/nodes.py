@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Self
 
 from tests.lab import LabError, node_servers
-from tests.lab.binaries import fetch_control_plane, fetch_kubectl, fetch_node_binaries
+from tests.lab.binaries import NEWEST, fetch_control_plane, fetch_kubectl, fetch_node_binaries
 from tests.lab.cgroups import list_cgroups, make_cgroup, remove_cgroup
 from tests.lab.debian import NodeTools, fetch_node_tools
 from tests.lab.namespaces import Namespaces
@@ -83,7 +83,8 @@ class NodeLab:
     def start(cls, folder: Path, names: Sequence[str]) -> Self:
         """Starts them below `folder`, which nothing else uses, and returns when each node is Ready. Raises LabError."""
         _check_machine(folder)
-        plane, binaries, tools = fetch_control_plane(), fetch_node_binaries(), fetch_node_tools()
+        # A kubelet may not be newer than its API server, and there is only the newest.
+        plane, binaries, tools = fetch_control_plane(NEWEST), fetch_node_binaries(), fetch_node_tools()
         pause = busybox_image(node_servers.PAUSE, "sleep", "infinity")
         _remove_groups_of_the_dead()
         outer = Namespaces.make(folder / "run", "lab")

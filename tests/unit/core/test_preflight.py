@@ -24,10 +24,11 @@ from edgefleet.core.preflight import (
     judge_trust,
 )
 from edgefleet.core.skew import Skew
+from tests.lab import binaries
 
 NOW = datetime(2026, 11, 28, 6, tzinfo=UTC)
 DAY = timedelta(days=1)
-CHART = Path(__file__).parents[3] / "charts" / "edgefleet" / "Chart.yaml"
+CHARTS = Path(__file__).parents[3] / "charts"
 
 CASES: list[tuple[Line, str, str]] = [
     (judge_server("s", "v1.36.3"), "OK", "Kubernetes v1.36.3"),
@@ -63,9 +64,12 @@ def test_what_is_concluded(line: Line, level: str, said: str) -> None:
     assert said in line.found
 
 
-def test_the_oldest_kubernetes_is_that_of_the_chart() -> None:
+@pytest.mark.parametrize("chart", ["edgefleet", "edgefleet-agent"])
+def test_the_oldest_kubernetes_is_that_of_the_charts_and_the_one_that_is_tried(chart: str) -> None:
     wanted = ".".join(map(str, OLDEST_KUBERNETES))
-    assert yaml.safe_load(CHART.read_text())["kubeVersion"] == f">={wanted}.0-0"
+    assert yaml.safe_load((CHARTS / chart / "Chart.yaml").read_text())["kubeVersion"] == f">={wanted}.0-0"
+    assert wanted == binaries.OLDEST
+    assert f"require k8s.io/kubernetes v{wanted}." in (binaries.OLDER_MODULE / "go.mod").read_text()
 
 
 @pytest.mark.parametrize(
