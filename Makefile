@@ -17,14 +17,14 @@ $(STAMP): requirements.lock pyproject.toml
 setup: $(STAMP) ## Install everything, and build the control plane (about 7 minutes, once)
 	$(PY) -m tests.lab build
 
-demo: setup ## Roll a real signed model over a real fleet; ACTS=all plays every act, KEEP=1 leaves it running
-	$(PY) -m examples.digits.demo --acts $(or $(ACTS),standard) $(if $(KEEP),--keep)
+demo: setup ## Roll a real signed model over a real fleet; ACTS=all plays every act, NODES=1 some on real nodes, KEEP=1 leaves it running
+	$(PY) -m examples.digits.demo --acts $(or $(ACTS),$(if $(NODES),nodes,standard)) $(if $(KEEP),--keep)
 
 test: setup ## All tests, on real servers
 	$(PY) -m pytest $(ARGS)
 
-test-all: setup ## The same with every crash point and every act of the demo (hours)
-	EDGEFLEET_ALL_POINTS=1 EDGEFLEET_DEMO_ACTS=all $(PY) -m pytest $(ARGS)
+test-all: setup ## The same with every crash point, every act of the demo and real Flux (hours)
+	EDGEFLEET_ALL_POINTS=1 EDGEFLEET_DEMO_ACTS=all EDGEFLEET_FLUX=1 $(PY) -m pytest $(ARGS)
 	$(MAKE) test-older
 
 test-older: setup ## What depends on the API server, and the demo, on the oldest Kubernetes that is supported

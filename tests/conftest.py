@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab import binaries, cluster, debian, server
+from tests.lab import binaries, cluster, debian, flux, server
 from tests.lab.docker_registry import DockerRegistry, start_docker_registry
 from tests.lab.registry import Registry
 
@@ -24,7 +24,19 @@ _PREPARE: dict[str, Callable[[], object]] = {
     "cosign": debian.fetch_cosign,
     "docker_registry": debian.fetch_docker_registry,
     "prometheus": debian.fetch_prometheus,
+    "flux": flux.fetch_flux,
 }
+# What takes many minutes to build is played on demand: fixture -> the variable that asks for it with "1".
+_ON_DEMAND = {"flux": "EDGEFLEET_FLUX"}
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselects, so that pytest counts them, the tests of fixtures that nobody asked for."""
+    unasked = {fixture for fixture, variable in _ON_DEMAND.items() if os.environ.get(variable) != "1"}
+    left_out = [item for item in items if unasked.intersection(getattr(item, "fixturenames", ()))]
+    if left_out:
+        items[:] = [item for item in items if item not in left_out]
+        config.hook.pytest_deselected(items=left_out)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
