@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.lab import LabError
 
-_LOOPBACK = ("--allow-http-registry", "--allow-insecure-registry")
+LOOPBACK = ("--allow-http-registry", "--allow-insecure-registry")
 
 
 @dataclass(frozen=True)
@@ -54,16 +54,16 @@ class Cosign:
 
     def sign(self, reference: str, key: str) -> None:
         """Signs `HOST/REPO@sha256:...` with the key called `key`: a Sigstore bundle v0.3 as referrer."""
-        self.run("sign", "--yes", "--key", f"{key}.key", "--signing-config", "sc.json", *_LOOPBACK, reference)
+        self.run("sign", "--yes", "--key", f"{key}.key", "--signing-config", "sc.json", *LOOPBACK, reference)
 
     def attest(self, reference: str, key: str, predicate_type: str, predicate: Path) -> None:
         """Attests a predicate (JSON file) of the given type URI."""
         arguments = ["--predicate", str(predicate), "--type", predicate_type]
-        self.run("attest", "--yes", "--key", f"{key}.key", "--signing-config", "sc.json", *arguments, *_LOOPBACK, reference)
+        self.run("attest", "--yes", "--key", f"{key}.key", "--signing-config", "sc.json", *arguments, *LOOPBACK, reference)
 
     def verify(self, reference: str, public_key: Path) -> str:
         """What cosign says of the signature, as JSON. Raises LabError where it refuses."""
-        return self.run("verify", "--key", str(public_key), "--trusted-root", "tr.json", "--insecure-ignore-tlog", *_LOOPBACK, reference)
+        return self.run("verify", "--key", str(public_key), "--trusted-root", "tr.json", "--insecure-ignore-tlog", *LOOPBACK, reference)
 
     def run(self, *arguments: str, limit: float = 60) -> str:
         """Output of `cosign ARGUMENTS` in the folder; keys have an empty password. Raises LabError with its stderr."""
