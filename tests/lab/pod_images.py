@@ -23,9 +23,9 @@ RUNTIME_LOCK = ROOT / "operator" / "requirements.lock"
 EDGEFLEET = "registry.example/edgefleet:0.1.0"  # as the chart names it: a node that has it asks no registry
 SERVER = "localhost/mlserver:lab"
 PYTHON = "/usr/bin/python3.11"
-_SUITE = "bookworm"
+SUITE = "bookworm"
 # Python and what its modules, and the wheels, are linked to; no shell and no package manager.
-_PACKAGES = (
+PYTHON_PACKAGES = (
     "base-files",
     "ca-certificates",
     "libbz2-1.0",
@@ -43,6 +43,7 @@ _PACKAGES = (
     "libtirpc3",
     "libuuid1",
     "netbase",
+    "python3-minimal",
     "python3.11-minimal",
     "tzdata",
     "zlib1g",
@@ -93,7 +94,7 @@ def server_image(runtime: Path) -> Path:
 
 def _python_layer() -> Layer:
     def fill(root: Path) -> None:
-        unpack_packages(_SUITE, _PACKAGES, root)
+        unpack_packages(SUITE, PYTHON_PACKAGES, root)
         for unread in ("doc", "locale", "man", "lintian"):
             shutil.rmtree(root / "usr/share" / unread, ignore_errors=True)
         (root / "etc" / "passwd").write_text(_USERS)
@@ -102,7 +103,7 @@ def _python_layer() -> Layer:
         certificates = sorted((root / "usr/share/ca-certificates").rglob("*.crt"))
         (root / "etc/ssl/certs/ca-certificates.crt").write_bytes(b"".join(path.read_bytes() for path in certificates))
 
-    return _layer("python", key_of(_SUITE, *_PACKAGES), fill)
+    return _layer("python", key_of(SUITE, *PYTHON_PACKAGES), fill)
 
 
 def _wheels_layer(name: str, lock: Path) -> Layer:
