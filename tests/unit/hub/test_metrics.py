@@ -4,10 +4,12 @@ import json
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, get_args
 
 import pytest
-from prometheus_client import generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from edgefleet.api.conditions import Condition
@@ -19,11 +21,13 @@ from edgefleet.core.facts import FleetKey
 from edgefleet.core.skew import Skew
 from edgefleet.hub.fleets import FleetView
 from edgefleet.hub.metrics import CONDITIONS, CountingApi
+from edgefleet.hub.probes import Probes
 from edgefleet.hub.process import Hub
 from edgefleet.hub.registries import Registries
 from edgefleet.hub.settings import Settings
 from edgefleet.kube.resources import LEASES
 from edgefleet.kube.watch import _Event
+from edgefleet.site.metrics import AgentCollector, AgentMetrics, FleetMetrics
 from edgefleet.trust.keys import PrivateKey
 
 KEY = FleetKey("team", "plants")
@@ -128,6 +132,29 @@ async def test_each_metric_that_is_declared_is_set_and_its_labels_are_bounded(hu
     text = generate_latest(hub.metrics.registry).decode()
     assert "berlin" not in text
     assert "oslo" not in text
+
+
+async def test_each_query_of_the_board_asks_for_what_a_page_has(hub: Hub) -> None:
+    await fill(hub)
+    agents = CollectorRegistry(auto_describe=False)
+    facts = AgentMetrics(datetime.now(UTC), 1, 0, 0, {"team/plants": FleetMetrics(None, 0, 0, 0, 0)}, 0, None)
+    agents.register(AgentCollector(lambda: facts))
+    nobody: Any = SimpleNamespace(leads=False)
+    pages = [generate_latest(registry).decode() for registry in (Probes(nobody)._own, hub.metrics.registry, agents)]
+    families = [family for page in pages for family in text_string_to_metric_families(page)]
+    series = {sample.name: set(sample.labels) for family in families for sample in family.samples}
+    board = json.loads((Path(__file__).parents[3] / "charts" / "edgefleet" / "board.json").read_text())
+    queries = [target["expr"] for panel in board["panels"] for target in panel.get("targets", ())]
+    assert len(queries) >= 15
+    for query in queries:
+        names = set(re.findall(r"edgefleet_\w+", query))
+        assert names
+        assert names <= series.keys(), f"{query}: {names - series.keys()} is on no page"
+        labels = {label.strip() for listed in re.findall(r"\bby \(([^)]+)\)", query) for label in listed.split(",")}
+        labels |= {label for listed in re.findall(r"{([^}]+)}", query) for label in re.findall(r"(\w+)(?:=|!)", listed)}
+        assert labels <= set.union(*(series[name] for name in names)), query
+    # A site counts in one region; each of several hubs counts them all.
+    assert "sum by (state) (max by (region, state) (edgefleet_sites))" in queries
 
 
 async def test_the_figures_are_those_of_the_parts(hub: Hub) -> None:
