@@ -37,6 +37,8 @@ EXPIRES_ANNOTATION = f"{GROUP}/expires"
 """On a join account: until when its token is good."""
 PRESENTED_ANNOTATION = f"{GROUP}/certificate"
 """On a site's request for its next certificate: the one that it comes with."""
+TERMS_ANNOTATION = f"{GROUP}/terms"
+"""On a SiteAssignment: a hash of what its order says of the EdgeSite (storage, registries, proxy); absent where that is the default."""
 QUARANTINE_LABEL = f"{GROUP}/quarantined"
 """On a SiteAssignment: the gate whose evidence at this one site took it back alone, for the run that RUN_LABEL names."""
 

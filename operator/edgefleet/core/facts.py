@@ -35,7 +35,7 @@ class AssignmentFacts:
     """One fleet's assignment at one site, spec and status, as the hub's API server holds it now.
 
     `status_sequence` says which assignment the status speaks of: it counts only if it equals `sequence` (I6). `quarantine` is the reason
-    why `run` took this one site back alone; empty if it did not.
+    why `run` took this one site back alone; empty if it did not. `terms` is what upkeep.terms_of said of the site when it was written.
     """
 
     sequence: int
@@ -46,6 +46,7 @@ class AssignmentFacts:
     expires_at: datetime
     variant: str = ""
     quarantine: str = ""
+    terms: str = ""
     status_sequence: int = 0
     state: SiteState = "Progressing"
     fault: Fault | None = None

@@ -4,12 +4,15 @@ Absence is never an instruction: a site that left the selector keeps its assignm
 it (onDelete: Withdraw) withdraws a model that nobody took back.
 """
 
+import hashlib
+import json
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from edgefleet.api.policy import STANDARD_POLICY
 from edgefleet.api.quantities import parse_duration
+from edgefleet.api.site import EdgeSiteSpec, Storage
 from edgefleet.core.actions import Action, AdoptSite, AssignSite, EndRun, ReleaseFleet, RenewSite, WithdrawSite
 from edgefleet.core.decisions import Obstacle
 from edgefleet.core.eligibility import decide_eligibility, selected
@@ -22,6 +25,7 @@ from edgefleet.core.returning import plan_return
 ORDER_LIFETIME = timedelta(days=14)
 HALF_LIFE = ORDER_LIFETIME / 2
 SEQUENCE_REFUSALS = frozenset({"SequenceTooLow", "SequenceReused"})
+_DEFAULT_TERMS = (Storage(), (), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,7 @@ class Upkeep:
 def plan_upkeep(fleet: FleetFacts, memory: Memory, now: datetime, *, ordered: Collection[str] = ()) -> Upkeep:
     """For all sites of the fleet but those `ordered` by the active run in the same decision.
 
+    An order is renewed, under its sequence, at its half-life, and at once when what it says of the site is not true any more.
     While a run is active, only sites that still have what was taken back or revoked are sent to stable; a site that joins waits for
     the run's end. While the fleet is suspended the same holds.
     """
@@ -52,11 +57,21 @@ def plan_upkeep(fleet: FleetFacts, memory: Memory, now: datetime, *, ordered: Co
         if order is None and site.assignment is not None and not site.deleting and not _is_over(site.assignment):
             due = site.assignment.expires_at - HALF_LIFE
             renewals.append(due)
-            if due <= now and site.name not in ordered:
+            if (due <= now or site.assignment.terms != terms_of(site.spec)) and site.name not in ordered:
                 order = RenewSite(site.name)
         if order is not None:
             actions.append(order)
     return Upkeep(tuple(actions), earliest(*renewals, after=now))
+
+
+def terms_of(spec: EdgeSiteSpec) -> str:
+    """A short name of what each order tells a site of its EdgeSite; empty where that is the default."""
+    terms = (spec.storage, tuple(spec.registries), spec.proxy)
+    if terms == _DEFAULT_TERMS:
+        return ""
+    parts = (spec.storage, *spec.registries, *((spec.proxy,) if spec.proxy else ()))
+    said = json.dumps([part.to_json_dict() for part in parts], sort_keys=True)
+    return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 
 def plan_farewell(fleet: FleetFacts, memory: Memory, now: datetime) -> Upkeep:

@@ -9,13 +9,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 from edgefleet.api.assignment import FrozenRevision, Order, assignment_name
-from edgefleet.api.meta import FLEET_LABEL, QUARANTINE_LABEL, RUN_LABEL, SITE_LABEL, format_time, site_namespace
+from edgefleet.api.meta import FLEET_LABEL, QUARANTINE_LABEL, RUN_LABEL, SITE_LABEL, TERMS_ANNOTATION, format_time, site_namespace
 from edgefleet.api.model import Revision
 from edgefleet.api.policy import Analysis, HardChecks
 from edgefleet.core.facts import FleetKey
-from edgefleet.core.upkeep import ORDER_LIFETIME
+from edgefleet.core.upkeep import ORDER_LIFETIME, terms_of
 from edgefleet.core.variants import fit_serving
 from edgefleet.hub.inventory import Inventory
+from edgefleet.hub.records import SiteRecord
 from edgefleet.kube.client import Api
 from edgefleet.kube.errors import Conflict
 from edgefleet.kube.resources import SITE_ASSIGNMENTS
@@ -63,7 +64,8 @@ class AssignmentWriter:
             RUN_LABEL: task.run or None,
             QUARANTINE_LABEL: task.quarantine or None,
         }
-        metadata: dict[str, Any] = {"name": name, "namespace": namespace, "labels": labels}
+        annotations = {TERMS_ANNOTATION: terms_of(self._site(task.site).spec) or None}
+        metadata: dict[str, Any] = {"name": name, "namespace": namespace, "labels": labels, "annotations": annotations}
         revision = order.revision
         spec: dict[str, Any] = {
             "site": order.site,
@@ -79,7 +81,7 @@ class AssignmentWriter:
         }
         body = {"metadata": metadata, "spec": spec}
         if held is None:
-            metadata["labels"] = _present(labels)
+            metadata |= {"labels": _present(labels), "annotations": _present(annotations)}
             answer = await self._api.create(SITE_ASSIGNMENTS, {"metadata": metadata, "spec": _present(spec)})
         else:
             metadata["resourceVersion"] = held.metadata.resource_version
@@ -90,9 +92,7 @@ class AssignmentWriter:
     def _order(self, fleet: FleetKey, model: str, task: Task, held: int) -> Order:
         now = datetime.now(UTC).replace(microsecond=0)
         report = self._inventory.fleet_report(task.site, fleet)
-        record = self._inventory.sites.get("", task.site)
-        if record is None:
-            raise LookupError(f"EdgeSite {task.site} is gone")
+        record = self._site(task.site)
         return Order(
             site=task.site,
             fleet=str(fleet),
@@ -108,6 +108,12 @@ class AssignmentWriter:
             issued_at=now,
             expires_at=now + ORDER_LIFETIME,
         )
+
+    def _site(self, name: str) -> SiteRecord:
+        record = self._inventory.sites.get("", name)
+        if record is None:
+            raise LookupError(f"EdgeSite {name} is gone")
+        return record
 
     def _frozen(self, task: Task) -> FrozenRevision:
         revision = task.revision

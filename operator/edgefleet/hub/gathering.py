@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from edgefleet.api.assignment import assignment_name
 from edgefleet.api.fleet import EdgeFleet
-from edgefleet.api.meta import FLEET_LABEL, OUTCOME_LABEL, QUARANTINE_LABEL, RUN_LABEL, parse_time, site_namespace
+from edgefleet.api.meta import FLEET_LABEL, OUTCOME_LABEL, QUARANTINE_LABEL, RUN_LABEL, TERMS_ANNOTATION, parse_time, site_namespace
 from edgefleet.api.model import EdgeModel
 from edgefleet.api.policy import STANDARD_POLICY, RolloutPolicy, RolloutPolicySpec
 from edgefleet.api.rollout import ModelRollout
@@ -211,6 +211,7 @@ def assignment_facts(record: AssignmentRecord) -> AssignmentFacts:
         expires_at=parse_time(spec.expires_at),
         variant=spec.variant,
         quarantine=record.metadata.labels.get(QUARANTINE_LABEL, ""),
+        terms=record.metadata.annotations.get(TERMS_ANNOTATION, ""),
         status_sequence=status.sequence,
         state=status.state,
         fault=status.fault,

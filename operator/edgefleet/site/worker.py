@@ -68,6 +68,11 @@ class Site:
         self.fetching: Fetching[RevisionRecord] = Fetching()
 
 
+def _carried(order: Order) -> tuple[object, ...]:
+    """What an order is carried out by: a renewal says the same for longer, unless its EdgeSite was changed."""
+    return order.sequence, order.storage, order.registries, order.proxy
+
+
 class Worker:
     """Runs as one task for one assignment. `offer` gives it the newest object; it never forgets an accepted order."""
 
@@ -135,7 +140,7 @@ class Worker:
                 self._refuse(record, refused)
             case Accept(order, stale):
                 self._refusal = None
-                new = self._order is None or self._order.sequence != order.sequence
+                new = self._order is None or _carried(self._order) != _carried(order)
                 self._order = order
                 if stale:
                     ended = f"the order ended at {format_time(order.expires_at)}: the hub has not renewed it"

@@ -25,7 +25,7 @@ from edgefleet.core.facts import Claim, FleetFacts, FleetKey, ReportFacts, SiteF
 from edgefleet.core.fleet import decide_fleet
 from edgefleet.core.memory import next_run, recall
 from edgefleet.core.status import summarise_fleet
-from edgefleet.core.upkeep import HALF_LIFE
+from edgefleet.core.upkeep import HALF_LIFE, terms_of
 from tests.unit.core.facts_of import NOW, A, B, C, fleet, minutes, model, opened, policy, run, site, told
 
 STABLE = run(1, A, outcome="Promoted")
@@ -579,6 +579,27 @@ def test_renewal_goes_on_where_nothing_else_does() -> None:
     assert decide(fleet(A, runs=[STABLE], sites=sites, spec=spec)).actions == (RenewSite("s1"), RenewSite("s4"))
     rolling = [expiring(on_b("s1", since=NOW - minutes(4)), due), on_a("s2")]
     assert decide(fleet(B, runs=[STABLE, ROLLING], sites=rolling)).actions == (RenewSite("s1"),)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"registries": [{"match": "registry.example", "mirror": "mirror.example"}]},
+        {"proxy": {"https": "http://proxy.example:3128"}},
+        {"storage": {"limit": "5Gi"}},
+    ],
+)
+def test_renewal_at_once_when_the_order_says_what_is_not_true_of_its_site_any_more(spec: dict[str, Any]) -> None:
+    new = site("s1", spec=spec)
+    stale, plain = replace(on_a("s1"), spec=new.spec), on_a("s1")
+    assert decide(fleet(A, runs=[STABLE], sites=[stale])).actions == (RenewSite("s1"),)
+    assert stale.assignment is not None
+    told_so = replace(stale, assignment=replace(stale.assignment, terms=terms_of(new.spec)))
+    assert decide(fleet(A, runs=[STABLE], sites=[told_so])).actions == ()
+    # Back to the default, and of others: what was told is not true any more, either.
+    back = replace(told_so, spec=plain.spec)
+    assert decide(fleet(A, runs=[STABLE], sites=[back, on_a("s2")])).actions == (RenewSite("s1"),)
+    assert (terms_of(plain.spec), len(terms_of(new.spec))) == ("", 16)
 
 
 def test_a_site_that_is_ordered_anyway_needs_no_renewal() -> None:

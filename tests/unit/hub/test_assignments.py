@@ -4,8 +4,10 @@ from typing import Any
 
 import pytest
 
-from edgefleet.api.meta import RUN_LABEL
+from edgefleet.api.meta import RUN_LABEL, TERMS_ANNOTATION
+from edgefleet.api.site import EdgeSiteSpec
 from edgefleet.core.facts import FleetKey
+from edgefleet.core.upkeep import terms_of
 from edgefleet.hub.assignments import AssignmentWriter, Task
 from edgefleet.hub.inventory import Inventory
 from edgefleet.kube.errors import Conflict
@@ -54,6 +56,12 @@ async def test_a_renewal_of_what_was_replaced_meanwhile_is_not_written() -> None
     await writer.apply(FLEET, "weld", Task("berlin", sequence=5))
     await writer.apply(FLEET, "weld", Task("berlin"))
     assert cluster.written == [5, 6]
+    assert cluster.body["metadata"]["annotations"] == {TERMS_ANNOTATION: None}
+    spec_of_site = {"proxy": {"https": "http://proxy.example:3128"}}
+    inventory.sites.observe({"metadata": {"name": "berlin", "resourceVersion": "20"}, "spec": spec_of_site})
+    await writer.apply(FLEET, "weld", Task("berlin", sequence=6))
+    assert cluster.written == [5, 6, 6], "a renewal keeps its sequence"
+    assert cluster.body["metadata"]["annotations"] == {TERMS_ANNOTATION: terms_of(EdgeSiteSpec.model_validate(spec_of_site))}
     # What the order before it said, a merge patch takes away only where it is named.
     assert {name for name, value in cluster.body["spec"].items() if value is None} == {"revision", "version", "variant"}
     assert cluster.body["metadata"]["labels"][RUN_LABEL] is None

@@ -5,15 +5,17 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from edgefleet.api.assignment import FrozenRevision, Order
-from edgefleet.core.site import Cause
+from edgefleet.api.site import Proxy
+from edgefleet.core.site import Accept, Cause
 from edgefleet.site import worker as module
 from edgefleet.site.faults import StepFailed
 from edgefleet.site.state import Failure, StateFile
+from edgefleet.site.status import AssignmentRecord
 from edgefleet.site.store import RevisionRecord, Store
 from edgefleet.site.summary import Finding
 from edgefleet.site.worker import Worker
@@ -75,6 +77,42 @@ async def test_a_failure_that_the_disk_does_not_take_is_reached_again(revision: 
         await FailingWorker("vision.plants", site)._carry_out(order_of(revision))
     assert [(one.state, one.reason) for one in found] == [("Blocked", "DiskFull"), ("Failed", "GoldenSetFailed")]
     assert [change["failure"].sequence for change in state.changes] == [1]
+
+
+class Tried(Worker):
+    """Fails on its site's account, and notes by what it was tried."""
+
+    def __init__(self, name: str, site: Any) -> None:
+        super().__init__(name, site)
+        self.tried: asyncio.Queue[Order] = asyncio.Queue()
+
+    async def _carry_out(self, order: Order) -> None:
+        self.tried.put_nowait(order)
+        await asyncio.Event().wait()
+
+    def _accept(self, order: Order) -> None:
+        pass
+
+
+async def test_a_renewal_that_names_another_proxy_is_tried_at_once_and_any_other_is_not(revision: FrozenRevision) -> None:
+    first, offered = order_of(revision), list[Order]()
+    site: Any = SimpleNamespace(
+        state=SimpleNamespace(now=lambda: datetime.now(UTC)), intake=SimpleNamespace(judge=lambda _: Accept(offered[-1], stale=False))
+    )
+    worker, record = Tried("vision.plants", site), Any
+    running = asyncio.create_task(worker.run())
+    later = first.model_copy(update={"expires_at": first.expires_at + timedelta(days=7)})
+    changed = later.model_copy(update={"proxy": Proxy(https="http://proxy.example:3128")})
+    async with asyncio.timeout(10):
+        for order in (first, later, changed):
+            offered.append(order)
+            worker.offer(cast("AssignmentRecord", record))
+            while worker._order is not order:
+                await asyncio.sleep(0)
+        tried = [await worker.tried.get() for _ in range(2)]
+    assert (tried[0] is first, tried[1] is changed, worker.tried.empty()) == (True, True, True)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
 
 
 class Returning(Worker):
