@@ -9,8 +9,8 @@ from edgefleet.api.meta import OUTCOME_LABEL
 from edgefleet.hub.plans import PLAN_LABEL
 from edgefleet.kube.errors import NotFound
 from edgefleet.kube.resources import CONFIG_MAPS, EDGE_FLEETS, EDGE_SITES, MODEL_ROLLOUTS, SITE_ASSIGNMENTS
-from edgefleet.site.agent import gateway_folder
 from edgefleet.site.gateway import read_status
+from edgefleet.site.gateway_config import gateway_folder
 from edgefleet.site.store import Store
 
 if TYPE_CHECKING:

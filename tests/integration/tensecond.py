@@ -37,7 +37,7 @@ from edgefleet.kube.resources import (
     SITE_ASSIGNMENTS,
     Resource,
 )
-from edgefleet.site.agent import gateway_folder
+from edgefleet.site.gateway_config import gateway_folder
 from edgefleet.site.gateway_process import GatewayProcess
 from edgefleet.trust.bundle import Publisher, make_bundle, make_root
 from edgefleet.trust.keys import PrivateKey

@@ -18,7 +18,7 @@ from edgefleet.api.policy import HardChecks
 from edgefleet.api.report import SITE_ANNOTATION, FleetReport, SiteReport, fleet_annotation
 from edgefleet.api.site import Storage
 from edgefleet.kube.resources import CONFIG_MAPS, LEASES, ROLE_BINDINGS, SITE_ASSIGNMENTS
-from edgefleet.site.agent import gateway_folder
+from edgefleet.site.gateway_config import gateway_folder
 from edgefleet.site.gateway_process import GatewayProcess
 from edgefleet.trust.keys import PrivateKey
 from tests.integration.site_rig import (

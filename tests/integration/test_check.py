@@ -17,7 +17,7 @@ import pytest
 
 from edgefleet.kube.resources import CONFIG_MAPS, EDGE_MODELS, SITE_ASSIGNMENTS
 from edgefleet.oci.reference import Repository
-from edgefleet.site.agent import gateway_folder
+from edgefleet.site.gateway_config import gateway_folder
 from edgefleet.site.gateway_process import GatewayProcess
 from edgefleet.trust.bundle import Publisher, make_bundle, make_root
 from edgefleet.trust.keys import PrivateKey, PublicKey

@@ -16,6 +16,7 @@ from yarl import URL
 
 from edgefleet.site.gateway import Gateway, GatewayDown, read_status
 from edgefleet.site.gateway_config import REVISION_HEADER, Endpoint, Target
+from edgefleet.site.gateway_config import Upstream as Pod
 from edgefleet.site.gateway_process import GatewayProcess
 from tests.lab.processes import free_ports
 
@@ -140,6 +141,35 @@ async def test_clients_see_their_models_and_nothing_else(gateway: Gateway, upstr
     assert (await ask(gateway, "/v2/models/weld/ready"))[0] == 404
 
 
+async def test_a_revision_that_moves_is_asked_where_it_is_now(gateway: Gateway, upstream: Upstream) -> None:
+    """Each request after the switch goes to the new place: to another pod, and, when there is none any more, to the one model server."""
+    asked: list[int] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        asked.append(request.url.port or 0)
+        return web.json_response({})
+
+    app = web.Application()
+    app.router.add_route("*", "/{tail:.*}", answer)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    pods = free_ports(2)
+    for port in pods:
+        await web.TCPSite(runner, "127.0.0.1", port).start()
+    path = f"/v2/models/{Target('weld', A).served_name}"
+    for _ in range(20):
+        for port in pods:
+            asked.clear()
+            await gateway.switch("weld", A, Pod(Endpoint("127.0.0.1", port), path))
+            await ask(gateway, "/v2/models/weld/ready")
+            assert asked == [port]
+        upstream.seen.clear()
+        await gateway.switch("weld", A)
+        await ask(gateway, "/v2/models/weld/ready")
+        assert upstream.seen == [f"{path}/ready"]
+    await runner.cleanup()
+
+
 async def test_a_server_that_is_gone_is_a_503_in_json(tmp_path: Path) -> None:
     port, nobody = free_ports(2)
     async with Gateway(tmp_path, address=Endpoint("127.0.0.1", port), server=Endpoint("127.0.0.1", nobody)) as gateway:
@@ -179,7 +209,7 @@ async def test_it_outlives_its_agent_and_is_found_again(gateway: Gateway, upstre
     async with Gateway(folder, address=gateway.address, server=upstream.endpoint) as second:
         await second.start()
         assert second.table == {"weld": Target("weld", A)}
-        assert read_status(folder) == {"pid": pid, "address": gateway.address.url, "models": {"weld": A}}
+        assert read_status(folder) == {"pid": pid, "lives": 0, "address": gateway.address.url, "models": {"weld": A}}
     async with Gateway(folder, address=Endpoint("127.0.0.1", 1), server=upstream.endpoint) as other:
         with pytest.raises(GatewayDown, match="gateway stop"):
             await other.start()

@@ -23,9 +23,8 @@ from aiohttp import web
 from edgefleet.api.model import ConfidenceSlo, LatencySlo, Slo
 from edgefleet.api.report import MAX_BACKLOG_BYTES, MAX_HEALTH_BYTES, HealthCounts, HealthReport, health_annotation
 from edgefleet.core.health import read_stream
-from edgefleet.site.agent import gateway_folder
 from edgefleet.site.gateway import Gateway
-from edgefleet.site.gateway_config import REVISION_HEADER, Endpoint, Target
+from edgefleet.site.gateway_config import REVISION_HEADER, Endpoint, Target, gateway_folder
 from edgefleet.site.gateway_process import GatewayProcess
 from edgefleet.site.state import StateFile
 from edgefleet.site.telemetry.events import Edges, Events

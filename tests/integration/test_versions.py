@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from edgefleet.kube.resources import MODEL_ROLLOUTS, ROLLOUT_POLICIES, Resource
-from edgefleet.site.agent import gateway_folder
+from edgefleet.site.gateway_config import gateway_folder
 from edgefleet.site.gateway_process import GatewayProcess
 from tests.integration.endstate import FLEET
 from tests.integration.ground import Ground, Releases, open_ground, prepare_clusters

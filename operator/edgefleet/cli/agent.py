@@ -155,18 +155,19 @@ def agent(
 @gateway.command()
 def status(state: StateOption, output: FormatOption = Format.TABLE) -> None:
     """Show whether the gateway runs and which revision serves each model. Exit code 1 if it does not run."""
-    from edgefleet.site.agent import gateway_folder
     from edgefleet.site.gateway import read_status
+    from edgefleet.site.gateway_config import gateway_folder
 
     found = read_status(gateway_folder(state))
     if output is Format.JSON:
         print_json(found)
     else:
         where = found["address"] or f"none was ever started with the state folder {state}"
-        typer.echo(f"gateway: {'runs, pid ' + str(found['pid']) if found['pid'] else 'does not run'}, {where}")
+        runs = f"runs, pid {found['pid']}" if found["pid"] else f"{found['lives']} in pods" if found["lives"] else "does not run"
+        typer.echo(f"gateway: {runs}, {where}")
         for model, revision in sorted(found["models"].items()):
             typer.echo(f"{model}  {revision[:8]}  ({revision})")
-    if not found["pid"]:
+    if not found["pid"] and not found["lives"]:
         raise typer.Exit(1)
 
 
@@ -182,9 +183,8 @@ def run(
     It serves what its files say from its start on, whether or not an agent runs. The agent of that folder is started without
     --gateway-port. TERM ends it at once: let `edgefleet gateway drain` go before. Exit code 2: there is no Envoy.
     """
-    from edgefleet.site.agent import gateway_folder
-    from edgefleet.site.external_gateway import prepare_gateway
-    from edgefleet.site.gateway_config import Endpoint
+    from edgefleet.site.gateway_config import Endpoint, gateway_folder
+    from edgefleet.site.gateway_lives import begin_life
     from edgefleet.site.gateway_process import OPTIONS, GatewayMissing, find_envoy
 
     try:
@@ -192,9 +192,7 @@ def run(
     except GatewayMissing as error:
         typer.echo(f"gateway: {error}", err=True)
         raise typer.Exit(2) from None
-    folder = gateway_folder(state)
-    prepare_gateway(folder, Endpoint(host, port))
-    os.chdir(folder)
+    os.chdir(begin_life(gateway_folder(state), Endpoint(host, port)).folder)
     os.execv(binary, [str(binary), "-c", "bootstrap.json", *OPTIONS])  # noqa: S606 - no shell: Envoy takes this process's place
 
 
@@ -203,12 +201,21 @@ def drain(
     state: StateOption,
     seconds: Annotated[float, typer.Option(min=0, help="For how long clients may still come before it is waited for the last answer.")] = 5,
     limit: Annotated[float, typer.Option(min=0, help="The longest wait for the last answer, in seconds.")] = 60,
+    pid: Annotated[
+        int | None, typer.Option(min=1, help="Its process, where several run on one machine; in a pod there is but one to see.")
+    ] = None,
 ) -> None:
-    """Ask clients of a gateway that is about to end to go, and wait until no request is under way. Exit code 1 if some still are."""
-    from edgefleet.site.agent import gateway_folder
-    from edgefleet.site.external_gateway import drain_gateway
+    """Ask clients of a gateway that is about to end to go, wait until no request is under way, and leave its counts to the agent. Exit
+    code 1 if some still are."""
+    from edgefleet.site.gateway_config import gateway_folder
+    from edgefleet.site.gateway_lives import drain_life, list_lives
+    from edgefleet.site.telemetry.stats import STATS_QUERY
 
-    left = asyncio.run(drain_gateway(gateway_folder(state), seconds, limit))
+    ours = [life for life in list_lives(gateway_folder(state)) if (life.is_process(pid) if pid else life.is_near()) and life.is_running()]
+    if len(ours) > 1:
+        typer.echo(f"{len(ours)} gateways run here with the state folder {state}: name one with --pid", err=True)
+        raise typer.Exit(2)
+    left = asyncio.run(drain_life(ours[0], STATS_QUERY, seconds=seconds, limit=limit)) if ours else None
     if left is None:
         typer.echo(f"no gateway answers with the state folder {state}")
     else:
@@ -220,7 +227,7 @@ def drain(
 @gateway.command()
 def stop(state: StateOption) -> None:
     """End the gateway. Clients lose their connection: for taking a site down, not for upgrades of the agent."""
-    from edgefleet.site.agent import gateway_folder
+    from edgefleet.site.gateway_config import gateway_folder
     from edgefleet.site.gateway_process import GatewayProcess
 
     ended = asyncio.run(GatewayProcess(gateway_folder(state)).stop())

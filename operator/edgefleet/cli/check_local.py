@@ -19,8 +19,8 @@ from edgefleet.cli.check_site import judge_orders
 from edgefleet.core.preflight import Level, Line, judge_clock, judge_server, judge_store, judge_trust
 from edgefleet.kube.client import Api
 from edgefleet.kube.resources import SITE_ASSIGNMENTS
-from edgefleet.site.agent import gateway_folder
 from edgefleet.site.gateway import read_status
+from edgefleet.site.gateway_config import gateway_folder
 from edgefleet.site.state import SiteState
 from edgefleet.trust.bundle import read_expiry
 from edgefleet.trust.errors import Rejected
@@ -111,6 +111,8 @@ class StateProbes:
 
     async def _gateway(self) -> Sequence[Line]:
         found = await in_thread(lambda: read_status(gateway_folder(self._state)))
+        if found["lives"]:
+            return [Line("gateway", Level.OK, f"runs in {found['lives']} pod(s) of its own, routes to {len(found['models'])} model(s)")]
         if not found["pid"]:
             where = found["address"] or "it was never started with this state folder"
             return [

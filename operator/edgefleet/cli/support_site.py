@@ -13,8 +13,8 @@ from edgefleet import __version__
 from edgefleet.cli.check import in_thread, run_probes, show
 from edgefleet.cli.check_local import StateProbes
 from edgefleet.cli.support import MAX_TEXT_BYTES, Part
-from edgefleet.site.agent import gateway_folder
 from edgefleet.site.gateway import read_status
+from edgefleet.site.gateway_config import gateway_folder
 
 LINE_SECONDS = 10.0
 JSON_FILES = ("state.json", "bundle.json", "gateway/bootstrap.json", "gateway/routes.json", "gateway/clusters.json")

@@ -26,7 +26,7 @@ from edgefleet.kube.resources import SITE_ASSIGNMENTS
 from edgefleet.kube.watch import Key, ListWatch
 from edgefleet.site.external_gateway import ExternalGateway
 from edgefleet.site.gateway import Gateway
-from edgefleet.site.gateway_config import Endpoint
+from edgefleet.site.gateway_config import Endpoint, gateway_folder
 from edgefleet.site.heartbeat import Heartbeat
 from edgefleet.site.identity import Identity
 from edgefleet.site.inbox import Inbox, inbox_folder
@@ -98,11 +98,6 @@ class Settings:
 
 class StateInUse(Exception):
     """Another agent runs with this state folder."""
-
-
-def gateway_folder(state: Path) -> Path:
-    """Where the gateway of a state folder keeps its files."""
-    return state / "gateway"
 
 
 @contextmanager

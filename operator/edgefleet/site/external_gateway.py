@@ -1,73 +1,22 @@
-"""A gateway in a pod of its own: `edgefleet gateway run` starts it, the agent only writes its files and asks it through two Unix sockets.
+"""A gateway that others run: `edgefleet gateway run` starts it, in a pod of its own; the agent only writes its files and asks.
 
-Both pods share the folder. Envoy names itself anew at each start, by which the agent knows one life of its counters from the next.
+While it is upgraded two Envoys serve the same files. A switch is done when both have taken it, and what a life has counted to its last
+answer is read before it is forgotten. How a life is known is gateway_lives.py's.
 """
 
 import asyncio
-import json
 import logging
-import os
-import secrets
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 
-from edgefleet.site.durable import write_durably
-from edgefleet.site.gateway import RESTART_PAUSE_SECONDS, START_SECONDS, Gateway, GatewayDown
-from edgefleet.site.gateway_config import ADMIN_SOCKET, FRONT_SOCKET, Endpoint, plan_bootstrap, plan_clusters, plan_routes
+from edgefleet.site.gateway import RESTART_PAUSE_SECONDS, START_SECONDS, Gateway, GatewayDown, Look
+from edgefleet.site.gateway_config import Endpoint, plan_routes
+from edgefleet.site.gateway_envoy import Envoy
+from edgefleet.site.gateway_lives import list_lives
 
 log = logging.getLogger(__name__)
-
-POLL_SECONDS = 0.2
-_ACTIVE = "^http.gateway.downstream_rq_active$"
-
-
-def prepare_gateway(folder: Path, address: Endpoint) -> None:
-    """Write what Envoy needs to start in `folder`. Where no agent was yet, it routes nothing; what one wrote stays."""
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    for socket in (ADMIN_SOCKET, FRONT_SOCKET):
-        (folder / socket).unlink(missing_ok=True)
-    clusters, routes = folder / "clusters.json", folder / "routes.json"
-    bootstrap = plan_bootstrap(
-        host=address.host,
-        port=address.port,
-        clusters_path=str(clusters.resolve()),
-        routes_path=str(routes.resolve()),
-        node=f"edgefleet-{secrets.token_hex(8)}",
-        front=True,
-    )
-    write_durably(folder / "bootstrap.json", json.dumps(bootstrap).encode())
-    _write_if_absent(clusters, plan_clusters((), Endpoint("127.0.0.1", 1)))
-    _write_if_absent(routes, plan_routes({}))
-
-
-async def drain_gateway(folder: Path, seconds: float, limit: float) -> int | None:
-    """Tell clients to close their connections, serve them for `seconds` more, then wait until the last has its answer; how many have not
-    after `limit` seconds. None where no Envoy answers."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)  # a Unix address is at most 107 bytes long
-    async with _open(f"/proc/self/fd/{handle}/{ADMIN_SOCKET}") as admin:
-        try:
-            async with admin.post("http://admin/healthcheck/fail"):
-                pass
-            await asyncio.sleep(seconds)
-            left = await _count_active(admin)
-            for _ in range(int(limit / POLL_SECONDS)):
-                if not left:
-                    break
-                await asyncio.sleep(POLL_SECONDS)
-                left = await _count_active(admin)
-            return left
-        except (aiohttp.ClientError, OSError):
-            return None
-        finally:
-            os.close(handle)
-
-
-async def _count_active(admin: aiohttp.ClientSession) -> int:
-    async with admin.get("http://admin/stats", params={"format": "json", "filter": _ACTIVE}) as answer:
-        stats = await answer.json(content_type=None)
-    return sum(int(entry["value"]) for entry in stats.get("stats", ()) if "value" in entry)
 
 
 class ExternalGateway(Gateway):
@@ -75,13 +24,6 @@ class ExternalGateway(Gateway):
 
     def __init__(self, folder: Path, *, server: Endpoint) -> None:
         super().__init__(folder, address=Endpoint("gateway", 80), server=server)
-
-    async def __aenter__(self) -> "ExternalGateway":
-        await super().__aenter__()
-        await self._front.close()
-        connector = aiohttp.UnixConnector(path=f"/proc/self/fd/{self._handle}/{FRONT_SOCKET}", force_close=True)
-        self._front = aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=5))
-        return self
 
     async def start(self) -> None:
         """Write what shall be routed, and wait a while for the gateway to take it. One that is not there yet reads it when it starts."""
@@ -96,36 +38,40 @@ class ExternalGateway(Gateway):
 
     async def run(self) -> None:
         """Notice when another Envoy serves, until cancelled."""
-        before = await self._find_life()
+        known = set(self._find_lives())
         while True:
             await asyncio.sleep(RESTART_PAUSE_SECONDS)
-            now = await self._find_life()
-            if now is not None and before is not None and now != before:
+            now = set(self._find_lives())
+            if known and now - known:
                 self.restarts += 1
-                log.warning("the gateway was started again")
-            before = now or before
+                log.warning("another gateway serves")
+            known |= now
 
-    async def _find_life(self) -> str | None:
-        try:
-            info: dict[str, Any] = await self._ask("/server_info")
-        except (aiohttp.ClientError, OSError, ValueError):
-            return None
-        return str((info.get("node") or {}).get("id") or "") or None
+    async def fetch_stats(self, query: Mapping[str, str]) -> dict[str, Look]:
+        """As Gateway.fetch_stats: of those that run, and the last words of those that have ended."""
+        running = self._find_lives()
+        looks = {life.name: Look(life.read_last_words(), ended=True) for life in list_lives(self.folder) if life.name not in running}
+        for name, envoy in running.items():
+            try:
+                looks[name] = Look(await envoy.fetch_stats(query))
+            except (aiohttp.ClientError, OSError, ValueError) as error:
+                log.debug("gateway %s tells no statistics: %s", name, error)
+                looks[name] = Look(None)
+        if not any(look.stats for look in looks.values()):
+            raise GatewayDown("no gateway tells its statistics")
+        return looks
+
+    def forget(self, life: str) -> None:
+        """What this life has said is known, and on disk."""
+        for one in list_lives(self.folder):
+            if one.name == life and not one.is_running():
+                one.forget()
+
+    def _envoys(self) -> Sequence[Envoy]:
+        return tuple(self._find_lives().values())
+
+    def _find_lives(self) -> dict[str, Envoy]:
+        return {life.name: Envoy(life.folder) for life in list_lives(self.folder) if life.is_running()}
 
     def _has_ended(self) -> bool:
         return False  # its end is for others to see; what is waited for has a limit
-
-
-def _open(socket: str) -> aiohttp.ClientSession:
-    return aiohttp.ClientSession(connector=aiohttp.UnixConnector(path=socket, force_close=True), timeout=aiohttp.ClientTimeout(total=5))
-
-
-def _write_if_absent(path: Path, content: dict[str, Any]) -> None:
-    draft = path.with_suffix(f".{secrets.token_hex(4)}")
-    write_durably(draft, json.dumps(content).encode())
-    try:
-        os.link(draft, path)
-    except FileExistsError:
-        pass
-    finally:
-        draft.unlink()

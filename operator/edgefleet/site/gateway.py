@@ -7,10 +7,9 @@ on them has been answered; a request is thus always sent to a revision that can 
 import asyncio
 import json
 import logging
-import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import aiohttp
 
@@ -18,7 +17,6 @@ from edgefleet.site.durable import write_durably
 from edgefleet.site.gateway_config import (
     ADMIN_SOCKET,
     NOBODY,
-    TABLE_PATH,
     Endpoint,
     Target,
     Upstream,
@@ -29,6 +27,8 @@ from edgefleet.site.gateway_config import (
     read_upstreams,
     table_version,
 )
+from edgefleet.site.gateway_envoy import Envoy
+from edgefleet.site.gateway_lives import list_lives
 from edgefleet.site.gateway_process import GatewayProcess, find_envoy
 
 log = logging.getLogger(__name__)
@@ -46,6 +46,13 @@ class GatewayDown(Exception):
     reason = "GatewayDown"
 
 
+class Look(NamedTuple):
+    """Envoy's statistics; None if it tells nothing now. `ended`: they are the last words of one that runs no more."""
+
+    stats: Mapping[str, Any] | None
+    ended: bool = False
+
+
 class Gateway:
     """One Envoy. `folder` keeps its files; several agents must not share it. Use it as an async context manager."""
 
@@ -53,7 +60,8 @@ class Gateway:
         self.folder = folder
         self.address = address
         self._server = server
-        self._envoy = envoy
+        self._binary = envoy
+        self._envoy = Envoy(folder, address)
         self._process = GatewayProcess(folder)
         self._lock = asyncio.Lock()
         self._draining: set[Target] = set()
@@ -64,20 +72,12 @@ class Gateway:
         self.before_removal: Callable[[], Awaitable[None]] | None = None
         """Called when a revision has answered its last request, before its counters are forgotten."""
 
-    async def __aenter__(self) -> "Gateway":
+    async def __aenter__(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        # The socket's own path may be longer than the 107 bytes that a Unix address holds; one through an open folder is not.
-        self._handle = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
-        connector = aiohttp.UnixConnector(path=f"/proc/self/fd/{self._handle}/{ADMIN_SOCKET}", force_close=True)
-        timeout = aiohttp.ClientTimeout(total=5)
-        self._admin = aiohttp.ClientSession(connector=connector, timeout=timeout)
-        self._front = aiohttp.ClientSession(timeout=timeout, trust_env=False)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._admin.close()
-        await self._front.close()
-        os.close(self._handle)
+        pass  # Envoy goes on
 
     @property
     def table(self) -> dict[str, Target]:
@@ -99,7 +99,7 @@ class Gateway:
             self._write("bootstrap.json", bootstrap)
             self._write_clusters()
             self._write("routes.json", plan_routes(self._table, self._upstreams))
-            pid = self._process.start(find_envoy(self._envoy))
+            pid = self._process.start(find_envoy(self._binary))
             log.info("gateway started: http port %d, pid %d", self.address.port, pid)
         else:
             self._require_same_address()
@@ -127,28 +127,39 @@ class Gateway:
         async with self._lock:
             old = self._table.get(model)
             new = Target(model, revision) if revision else None
-            if new and self._upstreams.get(new) != upstream:
+            moved = new is not None and self._upstreams.get(new) != upstream
+            if new and moved:
                 self._upstreams = {target: where for target, where in self._upstreams.items() if target != new}
                 if upstream:
                     self._upstreams[new] = upstream
-                if old == new:
-                    self._write_clusters()
-                    await self._wait(lambda: self._is_at(new, upstream), SWITCH_SECONDS, f"Envoy does not move {new.served_name}")
+            if new and (moved or old != new):
+                self._draining.discard(new)
+                self._write_clusters(new)
+                await self._wait_for_cluster(new, moved=moved)
             if old == new:
                 if not self._taken:
                     await self._require_taken()
                 return
             table = {**self._table, model: new} if new else {name: one for name, one in self._table.items() if name != model}
-            if new:
-                self._draining.discard(new)
-                self._write_clusters(new)
-                await self._wait(lambda: self._knows(new), SWITCH_SECONDS, f"Envoy does not take the cluster {new.served_name}")
             if old:
                 self._draining.add(old)
             # Only what is on disk is routed: a disk that is full must not make us unload what clients still get.
             self._write("routes.json", plan_routes(table, self._upstreams))
             self._table, self._taken = table, False
             await self._require_taken()
+
+    async def _wait_for_cluster(self, target: Target, *, moved: bool) -> None:
+        server = self._upstreams[target].endpoint if target in self._upstreams else self._server
+        if moved:
+            await self._wait(
+                lambda: self._all(lambda envoy: envoy.reaches(target, server)), SWITCH_SECONDS, f"Envoy does not move {target.served_name}"
+            )
+        else:
+            await self._wait(
+                lambda: self._all(lambda envoy: envoy.knows(target)),
+                SWITCH_SECONDS,
+                f"Envoy does not take the cluster {target.served_name}",
+            )
 
     async def _require_taken(self) -> None:
         await self._wait(self._is_current, SWITCH_SECONDS, "Envoy does not take the routes")
@@ -175,30 +186,30 @@ class Gateway:
     async def count_refused(self, model: str) -> int:
         """How many requests were refused since `model` is routed to nobody. Raises GatewayDown."""
         name = Target(model, NOBODY).served_name
-        _, stats = await self.fetch_stats({"format": "json", "filter": f"^cluster.{name}.upstream_rq_503$"})
-        return sum(int(entry["value"]) for entry in stats.get("stats", ()) if "value" in entry)
+        looks = await self.fetch_stats({"format": "json", "filter": f"^cluster.{name}.upstream_rq_503$"})
+        entries = [entry for look in looks.values() if look.stats and not look.ended for entry in look.stats.get("stats", ())]
+        return sum(int(entry["value"]) for entry in entries if "value" in entry)
 
-    async def fetch_stats(self, query: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
-        """Envoy's statistics, and the name of the life that they are of. Raises GatewayDown."""
-        life = await self._find_life()
+    async def fetch_stats(self, query: Mapping[str, str]) -> dict[str, Look]:
+        """What each life of the gateway that is not forgotten tells, by a name that no other one has. Raises GatewayDown if none tells."""
+        life = self._process.find_life()
         try:
-            stats = await self._ask("/stats", **query)
+            stats = await self._envoy.fetch_stats(query)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise GatewayDown(f"Envoy tells no statistics: {error or type(error).__name__}") from error
-        if life is None or life != await self._find_life():
+        if life is None or life != self._process.find_life():
             raise GatewayDown("Envoy ended while it was asked for its statistics")
-        return life, stats
+        return {life: Look(stats)}
 
-    async def _find_life(self) -> str | None:
-        """A name for the running Envoy that no other one has, None where none runs."""
-        return self._process.find_life()
+    def forget(self, life: str) -> None:
+        """What a life that has ended told last is known, and on disk."""
+
+    def _envoys(self) -> Sequence[Envoy]:
+        """Those that serve, or are about to."""
+        return (self._envoy,)
 
     def _has_ended(self) -> bool:
         return self._process.find() is None
-
-    async def _knows(self, target: Target) -> bool:
-        clusters = await self._ask("/clusters", format="json")
-        return any(entry.get("name") == target.served_name for entry in clusters.get("cluster_statuses", ()))
 
     async def forget_refused(self) -> None:
         """Models that were routed to nobody, and are not now, need no counting any more."""
@@ -208,28 +219,16 @@ class Gateway:
                 self._draining = kept
                 self._write_clusters()
 
-    async def _is_at(self, target: Target, upstream: Upstream | None) -> bool:
-        port = (upstream.endpoint if upstream else self._server).port
-        host = (upstream.endpoint if upstream else self._server).host
-        clusters = await self._ask("/clusters", format="json")
-        found = [one for one in clusters.get("cluster_statuses", ()) if one.get("name") == target.served_name]
-        addresses = [one["address"]["socket_address"] for entry in found for one in entry.get("host_statuses", ())]
-        return any((one["address"], one["port_value"]) == (host, port) for one in addresses) or upstream is None
-
     async def _is_idle(self, served_name: str) -> bool:
-        # A request that still waits for a connection is not active yet, but pending.
-        stats = await self._ask("/stats", format="json", filter=f"^cluster.{served_name}.upstream_rq_(pending_)?active$")
-        return all(entry["value"] == 0 for entry in stats.get("stats", ()) if "value" in entry)
+        return not self._envoys() or await self._all(lambda envoy: envoy.is_idle(served_name))
 
     async def _is_current(self) -> bool:
-        async with self._front.get(f"{self.address.url}{TABLE_PATH}") as answer:
-            shown = await answer.json(content_type=None)
-            return isinstance(shown, dict) and shown.get("version") == table_version(self._table)
+        version = table_version(self._table)
+        return await self._all(lambda envoy: envoy.shows(version))
 
-    async def _ask(self, path: str, **query: str) -> dict[str, Any]:
-        async with self._admin.get(f"http://admin{path}", params=query) as answer:
-            asked: dict[str, Any] = await answer.json(content_type=None)
-            return asked
+    async def _all(self, holds: Callable[[Envoy], Awaitable[bool]]) -> bool:
+        envoys = self._envoys()
+        return bool(envoys) and all([await holds(envoy) for envoy in envoys])
 
     async def _wait(self, holds: Callable[[], Awaitable[bool]], seconds: float, otherwise: str) -> None:
         last = ""
@@ -281,15 +280,18 @@ class Gateway:
 
 
 def read_status(folder: Path) -> dict[str, Any]:
-    """For people: `pid` (None if it does not run), `address`, and `models` with their revisions, from the files of a gateway."""
+    """For people: `pid` (None if it does not run as our process), `lives` (how many run in pods of their own), `address`, and `models` with
+    their revisions, from the files of a gateway."""
+    lives = [life for life in list_lives(folder) if life.is_running()]
     try:
-        bootstrap = json.loads((folder / "bootstrap.json").read_bytes())
+        bootstrap = json.loads(((lives[-1].folder if lives else folder) / "bootstrap.json").read_bytes())
         socket = bootstrap["static_resources"]["listeners"][0]["address"]["socket_address"]
         table = read_table(json.loads((folder / "routes.json").read_bytes()))
     except (FileNotFoundError, ValueError):
-        return {"pid": None, "address": "", "models": {}}
+        return {"pid": None, "lives": len(lives), "address": "", "models": {}}
     return {
         "pid": GatewayProcess(folder).find(),
+        "lives": len(lives),
         "address": Endpoint(socket["address"], socket["port_value"]).url,
         "models": {model: target.revision for model, target in table.items()},
     }

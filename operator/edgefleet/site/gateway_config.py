@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from ipaddress import ip_address
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
@@ -92,6 +93,11 @@ class Upstream:
 
 Upstreams = Mapping[Target, Upstream]
 """For the revisions that are not at the site's one model server."""
+
+
+def gateway_folder(state: Path) -> Path:
+    """Where the gateway of a state folder keeps its files."""
+    return state / "gateway"
 
 
 def plan_bootstrap(

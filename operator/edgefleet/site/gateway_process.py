@@ -69,7 +69,7 @@ class GatewayProcess:
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             return None
         _reap(pid)
-        return (pid, started) if _start_time(pid) == started else None
+        return (pid, started) if start_time(pid) == started else None
 
     def start(self, binary: Path) -> int:
         """Start Envoy in the background; returns its pid."""
@@ -83,7 +83,7 @@ class GatewayProcess:
             start_new_session=True,
         )
         _children[child.pid] = child
-        record = {"pid": child.pid, "started": _start_time(child.pid)}
+        record = {"pid": child.pid, "started": start_time(child.pid)}
         write_durably(self._pid_file, json.dumps(record).encode())
         return child.pid
 
@@ -133,7 +133,7 @@ def _reap(pid: int) -> None:
         del _children[pid]
 
 
-def _start_time(pid: int) -> int | None:
+def start_time(pid: int) -> int | None:
     """Clock ticks after boot at which a living process started; None for a dead one or a zombie. Source: proc(5)."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

@@ -99,9 +99,9 @@ class History:
 
     def record(self, activation: Activation, events: Events, *, life: str, second: int) -> None:
         """Something happened, up to this second of the site's clock. Marks never go back, whatever the clock does."""
-        epoch = activation.epochs[-1] if activation.epochs else None
-        if epoch is None or epoch.life != life:
-            start = activation.at if epoch is None else max(epoch.start + 1, second)
+        epoch = next((one for one in activation.epochs if one.life == life), None)
+        if epoch is None:
+            start = max(activation.epochs[-1].start + 1, second) if activation.epochs else activation.at
             epoch = Epoch(start, life)
             activation.epochs.append(epoch)
         mark = max(second // MARK_SECONDS, max(epoch.marks, default=0))

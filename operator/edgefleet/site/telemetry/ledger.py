@@ -1,12 +1,13 @@
 """All fleets of a site, and how far each counter was read: one value, so that nothing is counted twice or not at all after a crash. Pure.
 
 It is read and written as a whole (zlib over JSON), at most 256 kB for each fleet: the oldest marks are folded first, and counted as lost.
-An agent that restarts goes on where the file ends, as the gateway has kept counting; a gateway that restarts is a new epoch.
+An agent that restarts goes on where the file ends, as the gateway has kept counting; each life of the gateway is an epoch, and while it is
+upgraded two count at once.
 """
 
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +16,7 @@ from edgefleet.site.telemetry.events import NOTHING, Edges, Events, add
 from edgefleet.site.telemetry.history import Activation, Epoch, History
 from edgefleet.site.telemetry.stats import Confidence, Counters, assess, count_since, predicted_since
 
-FORMAT = 1
+FORMAT = 2
 MAX_BYTES_PER_FLEET = 262_144
 FRESH_SECONDS = 60
 """Of a revision that was switched in longer ago by a site without a past, nobody knows when its counters moved: they begin now."""
@@ -33,10 +34,9 @@ class Served:
 
 @dataclass(slots=True)
 class Ledger:
-    """`life` names the gateway process whose counters `clusters` are; `confidence` are the model server's."""
+    """`lives`: how far the counters of each life of the gateway were read, by cluster; `confidence` are the model server's."""
 
-    life: str = ""
-    clusters: dict[str, Counters] = field(default_factory=dict)
+    lives: dict[str, dict[str, Counters]] = field(default_factory=dict)
     confidence: dict[str, Confidence] = field(default_factory=dict)
     fleets: dict[str, History] = field(default_factory=dict)
 
@@ -49,42 +49,49 @@ class Ledger:
     def observe(
         self,
         serves: Mapping[str, Served],
-        clusters: Mapping[str, Counters],
+        lives: Mapping[str, Mapping[str, Counters] | None],
         confidence: Mapping[str, Confidence],
         *,
-        life: str,
         second: int,
+        ended: Set[str] = frozenset(),
     ) -> bool:
-        """Take in one look at the counters. True if it should be on disk at once: a switch, or another gateway."""
-        read = self.clusters if life == self.life else {}
-        assessed, steps = {}, {}
-        for name, raw in clusters.items():
-            past = read.get(name)
-            now = assess(past, raw)
-            if now is None:
-                # The cluster was taken away, with its counters, and made again.
-                past, now = None, assess(None, raw) or raw
-            predicted = predicted_since(self.confidence.get(name), confidence[name]) if name in confidence else NOTHING
-            assessed[name], steps[name] = now, add((count_since(past, now), predicted))
-        owners = {name: self._owner(name) for name in steps}
-        self._record({name: step for name, step in steps.items() if owners[name]}, life, second)
+        """Take in one look at the counters of all lives; of one that tells nothing now, what is known stays. `ended`: those that count no
+        more. True if it should be on disk at once: a switch, or another gateway."""
+        read, steps = {}, {}
+        for life, clusters in lives.items():
+            read[life] = dict(self.lives.get(life, {})) if clusters is None or life in ended else {}
+            for name, raw in (clusters or {}).items():
+                past = self.lives.get(life, {}).get(name)
+                now = assess(past, raw)
+                if now is None and life in ended:
+                    continue  # we looked after its last words, and know more
+                if now is None:
+                    # The cluster was taken away, with its counters, and made again.
+                    past, now = None, assess(None, raw) or raw
+                read[life][name], steps[life, name] = now, count_since(past, now)
+        predicted = {life_and_name[1]: life_and_name for life_and_name in steps if life_and_name[1] in confidence}
+        for name, key in predicted.items():
+            steps[key] = add((steps[key], predicted_since(self.confidence.get(name), confidence[name])))
+        owners = {key: self._owner(key[1]) for key in steps}
+        self._record({key: step for key, step in steps.items() if owners[key]}, second)
         begun = [fleet for fleet, served in serves.items() if self.current(fleet, served) is None]
-        unknown = {name: step for name, step in steps.items() if owners[name] is None}
+        unknown = {key: step for key, step in steps.items() if owners[key] is None}
         for fleet in begun:
             served, strange = serves[fleet], fleet not in self.fleets
             history = self.fleets.setdefault(fleet, History(told=second // MARK_SECONDS))
             history.begin(served.revision, served.served_name, served.edges, at=served.at, now=second // MARK_SECONDS)
-            if strange and second - served.at > FRESH_SECONDS and unknown.pop(served.served_name, NOTHING).requests:
-                history.lost += 1
-        self._record(unknown, life, second)
+            if strange and second - served.at > FRESH_SECONDS:
+                lost = [unknown.pop(key).requests for key in list(unknown) if key[1] == served.served_name]
+                history.lost += any(lost)
+        self._record(unknown, second)
         for latest in (history.latest for history in self.fleets.values()):
             if latest is not None and latest.served_name in confidence:
                 latest.confident = True
-        changed = bool(begun) or life != self.life
+        changed = bool(begun) or not lives.keys() <= self.lives.keys()
         # A model server that does not answer now is not one that has forgotten.
         known = {**self.confidence, **confidence}
-        self.life, self.clusters = life, assessed
-        self.confidence = {name: known[name] for name in clusters if name in known}
+        self.lives = read
+        self.confidence = {name: known[name] for clusters in read.values() for name in clusters if name in known}
         return changed
 
     def thin(self, now: int) -> None:
@@ -96,8 +103,8 @@ class Ledger:
         found = [(history, one) for history in self.fleets.values() if (one := history.find(name))]
         return max(found, key=lambda pair: pair[1].at, default=None)
 
-    def _record(self, steps: Mapping[str, Events], life: str, second: int) -> None:
-        for name, step in steps.items():
+    def _record(self, steps: Mapping[tuple[str, str], Events], second: int) -> None:
+        for (life, name), step in steps.items():
             owner = self._owner(name)
             if owner is not None and step != NOTHING:
                 owner[0].record(owner[1], step, life=life, second=second)
@@ -113,8 +120,7 @@ def encode(ledger: Ledger) -> bytes:
     return _pack(
         {
             "formatVersion": FORMAT,
-            "life": ledger.life,
-            "clusters": {name: [*one[:-1], _write_times(one.times)] for name, one in ledger.clusters.items()},
+            "lives": {life: _write_clusters(clusters) for life, clusters in ledger.lives.items()},
             "confidence": ledger.confidence,
             "fleets": fleets,
         }
@@ -125,11 +131,13 @@ def decode(data: bytes) -> Ledger:
     """The inverse. Raises ValueError for anything else."""
     try:
         body = json.loads(zlib.decompress(data))
+        if body["formatVersion"] == 1:
+            # Of a time when a gateway had one life at once.
+            body = {**body, "formatVersion": FORMAT, "lives": {body["life"]: body["clusters"]}}
         if body["formatVersion"] != FORMAT:
             raise ValueError(f"formatVersion {body['formatVersion']}, {FORMAT} is known")
         return Ledger(
-            life=body["life"],
-            clusters={name: Counters._make([*one[:-1], _read_times(one[-1])]) for name, one in body["clusters"].items()},
+            lives={life: _read_clusters(clusters) for life, clusters in body["lives"].items()},
             confidence={name: tuple(one) for name, one in body["confidence"].items()},
             fleets={fleet: _read_history(one) for fleet, one in body["fleets"].items()},
         )
@@ -147,6 +155,14 @@ def _pack(body: object) -> bytes:
 
 def _is_large(body: object) -> bool:
     return len(_dump(body)) > MAX_BYTES_PER_FLEET and len(_pack(body)) > MAX_BYTES_PER_FLEET
+
+
+def _write_clusters(clusters: Mapping[str, Counters]) -> dict[str, list[Any]]:
+    return {name: [*one[:-1], _write_times(one.times)] for name, one in clusters.items()}
+
+
+def _read_clusters(body: Mapping[str, list[Any]]) -> dict[str, Counters]:
+    return {name: Counters._make([*one[:-1], _read_times(one[-1])]) for name, one in body.items()}
 
 
 def _write_times(times: Mapping[int, int]) -> list[int]:

@@ -1,8 +1,9 @@
 """Looks at the counters of what serves every 5 s, keeps the ledger on disk, and makes the reports of it.
 
-On disk at each 5-minute mark, at each switch, whenever the gateway was started anew, before a revision's counters are taken away, and when
-the agent ends: about 300 writes a day. What a crash of the agent finds unwritten is read again, as the gateway has gone on counting; what
-a crash of the gateway takes with it is the last 5 s. A disk that takes nothing costs the past, never the serving.
+On disk at each 5-minute mark, at each switch, whenever a gateway began or ended, before a revision's counters are taken away, and when the
+agent ends: about 300 writes a day. What a crash of the agent finds unwritten is read again, as the gateway has gone on counting; what a
+crash of the gateway takes with it is the last 5 s, and one that is drained first leaves its last words. A disk that takes nothing costs the
+past, never the serving.
 """
 
 import asyncio
@@ -85,16 +86,19 @@ class Meter:
         """Read all counters now. A gateway that tells nothing is read at the next look."""
         async with self._lock:
             try:
-                life, stats = await self._gateway.fetch_stats(STATS_QUERY)
-                clusters = read_counters(stats)
+                looks = await self._gateway.fetch_stats(STATS_QUERY)
+                lives = {life: read_counters(look.stats) if look.stats else None for life, look in looks.items()}
             except (GatewayDown, ValueError) as error:
                 self._complain("gateway", f"live traffic is not counted now: {error}")
                 return
             self._complain("gateway", "")
             confidence = await self._fetch_confidence()
-            urgent = self._ledger.observe(self._serves(), clusters, confidence, life=life, second=int(self._clock()))
-            if urgent or self.mark != self._saved_mark:
-                self._save()
+            ended = {life for life, look in looks.items() if look.ended}
+            urgent = self._ledger.observe(self._serves(), lives, confidence, second=int(self._clock()), ended=ended)
+            if urgent or ended or self.mark != self._saved_mark:
+                kept = self._save()
+                for life in ended if kept else ():
+                    self._gateway.forget(life)
 
     async def settle(self) -> None:
         """Read and keep what a revision has counted to its last answer: its counters are about to go."""
@@ -190,17 +194,19 @@ class Meter:
             log.warning("%s cannot be read (%s): this site's past traffic is forgotten", self._file, error)
             return Ledger()
 
-    def _save(self) -> None:
+    def _save(self) -> bool:
         self._ledger.thin(self.mark)
         data = encode(self._ledger)
         self._saved_mark = self.mark
         if data == self._saved:
-            return
+            return True
         try:
             write_durably(self._file, data)
-            self._saved = data
         except OSError as error:
             log.warning("what traffic said is not on disk: %s", error)
+            return False
+        self._saved = data
+        return True
 
 
 def _served(state: FleetState) -> Served | None:

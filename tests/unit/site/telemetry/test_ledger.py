@@ -1,6 +1,8 @@
 """How far each counter was read, and the file that remembers it."""
 
+import json
 import random
+import zlib
 
 import pytest
 
@@ -28,7 +30,7 @@ def total(ledger: Ledger, revision: str, fleet: str = PLANTS) -> Events:
 
 
 def look(ledger: Ledger, served: Served, clusters: dict[str, Counters], *, life: str = "1", second: int = NOW + 1) -> bool:
-    return ledger.observe({PLANTS: served}, clusters, {}, life=life, second=second)
+    return ledger.observe({PLANTS: served}, {life: clusters}, {}, second=second)
 
 
 def test_each_request_is_counted_once_under_the_revision_that_answered() -> None:
@@ -64,6 +66,49 @@ def test_a_gateway_that_starts_again_is_an_epoch_and_loses_nothing() -> None:
     assert total(ledger, A).requests == 70
 
 
+def test_two_lives_that_count_at_once_are_two_epochs() -> None:
+    ledger, a = Ledger(), serves(A)
+    name = a.served_name
+    for second, lives in enumerate(
+        (
+            {"1": {name: asked(30)}},
+            {"1": {name: asked(35)}, "2": {name: asked(2)}},
+            {"1": {name: asked(36)}, "2": {name: asked(9)}},
+            {"1": None, "2": {name: asked(10)}},  # it is asked while it starts or ends
+            {"1": {name: asked(40)}, "2": {name: asked(11)}},
+        )
+    ):
+        ledger.observe({PLANTS: a}, lives, {}, second=NOW + 10 * second)
+    epochs = ledger.fleets[PLANTS].activations[0].epochs
+    assert [(epoch.start, epoch.life) for epoch in epochs] == [(NOW, "1"), (NOW + 10, "2")]
+    assert total(ledger, A).requests == 51
+    assert ledger.lives.keys() == {"1", "2"}
+
+
+def test_last_words_add_what_was_not_seen_and_take_nothing_back() -> None:
+    ledger, a = Ledger(), serves(A)
+    name, end = a.served_name, {"ended": {"1"}}
+    look(ledger, a, {name: asked(30)})
+    ledger.observe({PLANTS: a}, {"1": {name: asked(42)}}, {}, second=NOW + 2, **end)
+    assert total(ledger, A).requests == 42
+    # They are there until they are forgotten; and they may be older than what was seen last.
+    ledger.observe({PLANTS: a}, {"1": {name: asked(42)}}, {}, second=NOW + 3, **end)
+    ledger.observe({PLANTS: a}, {"1": {name: asked(41)}}, {}, second=NOW + 4, **end)
+    assert total(ledger, A).requests == 42
+    look(ledger, a, {name: asked(5)}, life="2")
+    assert ledger.lives.keys() == {"2"}
+    assert total(ledger, A).requests == 47
+
+
+def test_a_file_of_one_life_is_read_and_gone_on_from() -> None:
+    ledger, a = Ledger(), serves(A)
+    look(ledger, a, {a.served_name: asked(30)})
+    body = json.loads(zlib.decompress(encode(ledger)))
+    (life,) = body.pop("lives").items()
+    again = decode(zlib.compress(json.dumps({**body, "formatVersion": 1, "life": life[0], "clusters": life[1]}).encode()))
+    assert again == ledger
+
+
 def test_a_cluster_that_was_made_anew_counts_from_zero() -> None:
     ledger, a = Ledger(), serves(A)
     look(ledger, a, {a.served_name: asked(30)})
@@ -95,8 +140,8 @@ def test_a_model_that_another_fleet_takes_over_is_counted_for_it_from_then_on() 
     ledger, a = Ledger(), serves(A)
     look(ledger, a, {a.served_name: asked(3)})
     later = serves(A, NOW + 10)
-    ledger.observe({SHOPS: later}, {a.served_name: asked(4)}, {}, life="1", second=NOW + 10)
-    ledger.observe({SHOPS: later}, {a.served_name: asked(9)}, {}, life="1", second=NOW + 11)
+    ledger.observe({SHOPS: later}, {"1": {a.served_name: asked(4)}}, {}, second=NOW + 10)
+    ledger.observe({SHOPS: later}, {"1": {a.served_name: asked(9)}}, {}, second=NOW + 11)
     assert (total(ledger, A).requests, total(ledger, A, SHOPS).requests) == (4, 5)
 
 
@@ -105,7 +150,7 @@ def test_confidence_is_of_clients_alone_and_survives_a_silent_server() -> None:
     golden, served, later = ((count,) * 11 for count in (20, 23, 27))
 
     def observe(confidence: dict[str, tuple[int, ...]], count: int) -> None:
-        ledger.observe({PLANTS: a}, {a.served_name: asked(count)}, confidence, life="1", second=NOW + 1)
+        ledger.observe({PLANTS: a}, {"1": {a.served_name: asked(count)}}, confidence, second=NOW + 1)
 
     observe({}, 0)
     latest = ledger.fleets[PLANTS].latest
@@ -124,12 +169,12 @@ def test_the_file_holds_all() -> None:
     ledger, a, b = Ledger(), serves(A), serves(B, NOW + 10, Edges(100, "0.5"))
     confidence = {b.served_name: tuple(range(11))}
     look(ledger, a, {a.served_name: asked(3, errors=1)})
-    ledger.observe({PLANTS: b}, {b.served_name: asked(3)}, confidence, life="2", second=NOW + 700)
+    ledger.observe({PLANTS: b}, {"2": {b.served_name: asked(3)}, "3": {}}, confidence, second=NOW + 700)
     ledger.fleets[PLANTS].lost, ledger.fleets[PLANTS].told = 4, 5
     assert decode(encode(ledger)) == ledger
 
 
-@pytest.mark.parametrize("data", [b"", b"{}", encode(Ledger())[:-4], __import__("zlib").compress(b'{"formatVersion":2}')])
+@pytest.mark.parametrize("data", [b"", b"{}", encode(Ledger())[:-4], zlib.compress(b'{"formatVersion":3}')])
 def test_another_file_is_refused(data: bytes) -> None:
     with pytest.raises(ValueError, match=r"formatVersion|not a ledger"):
         decode(data)

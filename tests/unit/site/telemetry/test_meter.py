@@ -13,7 +13,7 @@ import pytest
 from edgefleet.api.model import LatencySlo, Slo
 from edgefleet.api.report import MAX_HEALTH_BYTES, HealthReport, health_annotation
 from edgefleet.core.health import merge_streams, read_stream
-from edgefleet.site.gateway import GatewayDown
+from edgefleet.site.gateway import GatewayDown, Look
 from edgefleet.site.state import StateFile
 from edgefleet.site.telemetry import meter as module
 from edgefleet.site.telemetry.events import Edges
@@ -25,13 +25,17 @@ START = 1_790_000_100.0
 
 
 class FakeGateway:
-    """Counts what it is told; `alive` False is an Envoy that does not answer."""
+    """Counts what it is told; `alive` False is an Envoy that does not answer; `ended` those that run no more."""
 
     def __init__(self) -> None:
         self.life, self.alive = "1", True
         self.counts: dict[str, list[int]] = {}
+        self.ended: dict[str, Look] = {}
 
-    async def fetch_stats(self, query: Any) -> tuple[str, dict[str, Any]]:
+    def forget(self, life: str) -> None:
+        del self.ended[life]
+
+    async def fetch_stats(self, query: Any) -> dict[str, Look]:
         if not self.alive:
             raise GatewayDown("it has ended")
         entries: list[dict[str, Any]] = []
@@ -40,7 +44,7 @@ class FakeGateway:
                 entries.append({"name": f"cluster.{name}.upstream_{counter}", "value": value})
             totals = [{"lower_bound": 5, "count": requests - slow}, {"lower_bound": 60, "count": slow}]
             entries.append({"histograms": {"details": [{"name": f"cluster.{name}.upstream_rq_time", "totals": totals}]}})
-        return self.life, {"stats": entries}
+        return {**self.ended, self.life: Look({"stats": entries})}
 
     def ask(self, revision: str, requests: int, *, failed: int = 0, slow: int = 0) -> None:
         held = self.counts.setdefault(f"weld--{revision[:8]}", [0, 0, 0])
@@ -233,6 +237,32 @@ async def test_a_gateway_that_tells_nothing_and_a_disk_that_takes_nothing_stop_n
     bench.open()
     await bench.meter.look()
     assert read_stream(bench.report()[0]).total.requests == 100
+
+
+async def test_last_words_are_forgotten_when_they_are_on_disk_and_not_before(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.serve(A)
+    bench.gateway.ask(A, 100)
+    await bench.meter.look()
+    bench.gateway.ask(A, 20)
+    told = (await bench.gateway.fetch_stats({}))["1"].stats
+    bench.gateway.ended["1"] = Look(told, ended=True)
+    bench.gateway.life, bench.gateway.counts = "2", {"weld--aaaaaaaa": [5, 0, 0]}
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "write_durably", full)
+        await bench.meter.look()
+    assert bench.gateway.ended.keys() == {"1"}
+    bench.open()
+    await bench.meter.look()
+    assert bench.gateway.ended == {}
+    bench.open()
+    await bench.meter.look()
+    report = bench.report()[0]
+    assert read_stream(report).total.requests == 125
+    assert len(report.epochs) == 2
 
 
 async def test_a_file_that_cannot_be_read_costs_the_past_alone(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
