@@ -146,7 +146,8 @@ async def test_a_revision_that_moves_is_asked_where_it_is_now(gateway: Gateway, 
     asked: list[int] = []
 
     async def answer(request: web.Request) -> web.Response:
-        asked.append(request.url.port or 0)
+        assert request.transport is not None
+        asked.append(request.transport.get_extra_info("sockname")[1])
         return web.json_response({})
 
     app = web.Application()
