@@ -3,11 +3,13 @@
 There are no nodes in this lab, so the hub is a process that the tests start, under the name and the rights of the chart's ServiceAccount.
 """
 
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from tests.lab.cluster import Cluster
 from tests.lab.helm import render
-from tests.lab.manifests import HUB_CHART, HUB_NAMESPACE, KINDS
+from tests.lab.manifests import AGENT_CHART, HUB_CHART, HUB_NAMESPACE, KINDS, read_documents
 
 HUB_ACCOUNT = "edgefleet-hub"
 
@@ -30,6 +32,14 @@ def install_site(cluster: Cluster) -> Cluster:
 def hub_kubeconfig(cluster: Cluster) -> Path:
     """A kubeconfig of the hub's ServiceAccount, where the chart is installed; it has the rights that the chart gives it."""
     return cluster.account_kubeconfig(HUB_NAMESPACE, HUB_ACCOUNT)
+
+
+@cache
+def site_rules(role: str) -> list[dict[str, Any]]:
+    """The rules of a Role of the agent's chart, for the user to whom a test gives them. Not to be changed."""
+    rendered: list[dict[str, Any]] = read_documents(render(AGENT_CHART, namespace="x", settings=["site=x", "server.url=http://x:1"]))
+    (found,) = (one["rules"] for one in rendered if (one["kind"], one["metadata"]["name"]) == ("Role", role))
+    return list(found)
 
 
 def _wait_for(cluster: Cluster, kinds: Path) -> Cluster:
