@@ -20,7 +20,8 @@ from edgefleet.api.report import MARK_SECONDS, HealthBaseline, HealthCounts
 from edgefleet.core.facts import FleetKey
 from edgefleet.core.gates import LiveGate
 from edgefleet.core.health import MARKS_PER_HOUR, Stream
-from edgefleet.core.traffic import COUNTED, Control, GateVerdict, Watched, judge_gates
+from edgefleet.core.surroundings import COUNTED
+from edgefleet.core.traffic import Control, GateVerdict, Watched, judge_gates
 from edgefleet.core.waves import list_waves, plan_waves
 
 FIRST_MARK = 6_000_000

@@ -8,7 +8,8 @@ from edgefleet.api.policy import Analysis
 from edgefleet.core.evidence import Tally, weigh_evidence
 from edgefleet.core.gates import LiveGate
 from edgefleet.core.health import MARKS_PER_HOUR
-from edgefleet.core.traffic import Control, Look, Row, Watched
+from edgefleet.core.rows import Row
+from edgefleet.core.traffic import Control, Look, Watched
 
 MINUTES_PER_MARK = 5
 LONGEST_MINUTES = 7 * 24 * 60
