@@ -3,18 +3,20 @@
 What a lab is, and how it is found again and ended, is cluster.py's matter.
 """
 
+import json
 import ssl
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.lab import pki
+from tests.lab import audit, pki
 from tests.lab.binaries import ControlPlane
 from tests.lab.processes import Process, free_ports, start_process
 
 HUB = "hub"
+SERVICE_RANGE = "10.99.0.0/16"
 READY_LIMIT = 120.0  # seconds; 3 s on an idle machine, but 30 s were seen on a busy one
 CONTROLLERS = (
     "certificatesigningrequest-signing-controller",
@@ -44,11 +46,11 @@ def start_servers(folder: Path, plane: ControlPlane, urls: Mapping[str, str]) ->
         start_controllers(folder, plane.controller_manager, HUB, urls[HUB])
 
 
-def _start_etcd(folder: Path, binary: Path) -> str:
-    client, peer = (f"http://127.0.0.1:{port}" for port in free_ports(2))
-    command: list[str | Path] = [
+def etcd_command(binary: Path, data: Path, client: str, peer: str) -> list[str | Path]:
+    """An etcd of one member that keeps its data in `data` and listens at the URLs `client` and `peer`."""
+    return [
         binary,
-        f"--data-dir={folder / 'etcd'}",
+        f"--data-dir={data}",
         "--unsafe-no-fsync",
         f"--listen-client-urls={client}",
         f"--advertise-client-urls={client}",
@@ -57,6 +59,52 @@ def _start_etcd(folder: Path, binary: Path) -> str:
         f"--initial-cluster=default={peer}",
         "--log-level=warn",
     ]
+
+
+def apiserver_command(binary: Path, home: Path, etcd: str, port: int) -> list[str | Path]:
+    """An API server whose keys are in `home`. Where it listens, but for the port, is added by who starts it."""
+    return [
+        binary,
+        f"--etcd-servers={etcd}",
+        f"--secure-port={port}",
+        f"--tls-cert-file={home / 'apiserver.crt'}",
+        f"--tls-private-key-file={home / 'apiserver.key'}",
+        f"--client-ca-file={home / 'ca.crt'}",
+        "--service-account-issuer=https://kubernetes.default.svc",
+        f"--service-account-signing-key-file={home / 'service-accounts.key'}",
+        f"--service-account-key-file={home / 'service-accounts.pub'}",
+        "--authorization-mode=Node,RBAC",
+        "--enable-admission-plugins=NodeRestriction",
+        f"--service-cluster-ip-range={SERVICE_RANGE}",
+        "--allow-privileged",
+        "--endpoint-reconciler-type=none",
+        f"--cert-dir={home}",
+        "--profiling=false",
+    ]
+
+
+def controllers_command(binary: Path, home: Path, kubeconfig: Path, controllers: Sequence[str]) -> list[str | Path]:
+    """A controller-manager with these controllers, which signs with the CA in `home`."""
+    return [
+        binary,
+        f"--kubeconfig={kubeconfig}",
+        "--bind-address=127.0.0.1",
+        f"--cert-dir={home}",
+        "--leader-elect=false",
+        "--use-service-account-credentials",
+        f"--controllers={','.join(controllers)}",
+        f"--cluster-signing-cert-file={home / 'ca.crt'}",
+        f"--cluster-signing-key-file={home / 'ca.key'}",
+        f"--root-ca-file={home / 'ca.crt'}",
+        f"--service-account-private-key-file={home / 'service-accounts.key'}",
+        "--kube-api-qps=200",
+        "--kube-api-burst=400",
+    ]
+
+
+def _start_etcd(folder: Path, binary: Path) -> str:
+    client, peer = (f"http://127.0.0.1:{port}" for port in free_ports(2))
+    command = etcd_command(binary, folder / "etcd", client, peer)
     process = start_process(folder / "run", "etcd", command)
     process.wait_until(lambda: _get(f"{client}/health") is not None, "healthy", READY_LIMIT)
     return client
@@ -65,31 +113,14 @@ def _start_etcd(folder: Path, binary: Path) -> str:
 def _start_apiserver(folder: Path, plane: ControlPlane, name: str, url: str, etcd_url: str) -> None:
     home = folder / "clusters" / name
     authority = pki.Authority.make(home, f"edgefleet-lab-{name}")
-    serving = authority.issue_server("apiserver")
-    tokens = pki.make_signing_key(home)
+    authority.issue_server("apiserver")
+    pki.make_signing_key(home)
     admin = authority.issue_client("lab-admin", ["system:masters"])
+    (home / "audit.json").write_text(json.dumps(audit.POLICY))
     pki.write_kubeconfig(home / "admin.kubeconfig", name, url, authority.pair.cert.read_bytes(), admin)
-    command: list[str | Path] = [
-        plane.apiserver,
-        f"--etcd-servers={etcd_url}",
-        f"--etcd-prefix=/{name}",
-        "--bind-address=127.0.0.1",
-        "--advertise-address=127.0.0.1",
-        f"--secure-port={url.rpartition(':')[2]}",
-        f"--tls-cert-file={serving.cert}",
-        f"--tls-private-key-file={serving.key}",
-        f"--client-ca-file={authority.pair.cert}",
-        "--service-account-issuer=https://kubernetes.default.svc",
-        f"--service-account-signing-key-file={tokens.key}",
-        f"--service-account-key-file={tokens.cert}",
-        "--authorization-mode=Node,RBAC",
-        "--enable-admission-plugins=NodeRestriction",
-        "--service-cluster-ip-range=10.99.0.0/16",
-        "--allow-privileged",
-        "--endpoint-reconciler-type=none",
-        f"--cert-dir={home}",
-        "--profiling=false",
-    ]
+    command = apiserver_command(plane.apiserver, home, etcd_url, int(url.rpartition(":")[2]))
+    command += [f"--etcd-prefix=/{name}", "--bind-address=127.0.0.1", "--advertise-address=127.0.0.1"]
+    command += [f"--audit-policy-file={home / 'audit.json'}", f"--audit-log-path={home / audit.AUDIT_LOG}"]
     process = start_process(folder / "run", f"{name}-apiserver", command)
     context = ssl.create_default_context(cafile=str(authority.pair.cert))
     context.load_cert_chain(admin.cert, admin.key)
@@ -107,23 +138,8 @@ def start_controllers(folder: Path, binary: Path, name: str, url: str) -> Proces
     client = authority.issue_client("system:kube-controller-manager")
     serving = authority.issue_server("controller-manager")
     config = pki.write_kubeconfig(home / "controller-manager.kubeconfig", name, url, ca.cert.read_bytes(), client)
-    command: list[str | Path] = [
-        binary,
-        f"--kubeconfig={config}",
-        "--bind-address=127.0.0.1",
-        f"--secure-port={free_ports(1)[0]}",
-        f"--tls-cert-file={serving.cert}",
-        f"--tls-private-key-file={serving.key}",
-        "--leader-elect=false",
-        "--use-service-account-credentials",
-        f"--controllers={','.join(CONTROLLERS)}",
-        f"--cluster-signing-cert-file={ca.cert}",
-        f"--cluster-signing-key-file={ca.key}",
-        f"--root-ca-file={ca.cert}",
-        f"--service-account-private-key-file={home / 'service-accounts.key'}",
-        "--kube-api-qps=200",
-        "--kube-api-burst=400",
-    ]
+    command = controllers_command(binary, home, config, CONTROLLERS)
+    command += [f"--secure-port={free_ports(1)[0]}", f"--tls-cert-file={serving.cert}", f"--tls-private-key-file={serving.key}"]
     process = start_process(folder / "run", f"{name}-controller-manager", command)
     context = ssl.create_default_context(cafile=str(ca.cert))
     context.load_cert_chain(home / "lab-admin.crt", home / "lab-admin.key")

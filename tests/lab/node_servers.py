@@ -11,14 +11,14 @@ import yaml
 
 from tests.lab import LabError, pki
 from tests.lab.binaries import ControlPlane, NodeBinaries, fetch_kubectl
-from tests.lab.control_plane import CONTROLLERS
+from tests.lab.control_plane import CONTROLLERS, apiserver_command, controllers_command, etcd_command
 from tests.lab.debian import NodeTools
 from tests.lab.namespaces import Namespaces
 
 READY_LIMIT = 120.0  # seconds; 6 s on an idle machine
 API_PORT = 443  # that of the Service `kubernetes`, which nothing translates here
-SERVICE_RANGE = "10.99.0.0/16"
 API_SERVICE = "10.99.0.1"
+ETCD = ("http://127.0.0.1:2379", "http://127.0.0.1:2380")
 PAUSE = "localhost/pause:1"
 NODE_CONTROLLERS = (
     *CONTROLLERS,
@@ -46,11 +46,13 @@ def start_control_plane(space: Namespaces, home: Path, address: str, plane: Cont
     for user, groups in (("lab-admin", ["system:masters"]), ("system:kube-controller-manager", []), ("system:kube-scheduler", [])):
         write_kubeconfig(home, space.name, address, user, groups)
     (home / "lab-admin.kubeconfig").rename(home / "admin.kubeconfig")
-    space.start(f"{space.name}-etcd", _etcd(plane, home))
-    apiserver = space.start(f"{space.name}-apiserver", _apiserver(plane, home, address))
+    space.start(f"{space.name}-etcd", etcd_command(plane.etcd, home / "etcd", *ETCD))
+    apiserver = space.start(f"{space.name}-apiserver", _apiserver(plane.apiserver, home, address))
     apiserver.wait_until(lambda: _answers(space, home, "/readyz"), "ready", READY_LIMIT)
     if plane.controller_manager is not None:
-        manager = space.start(f"{space.name}-controller-manager", _controller_manager(plane.controller_manager, home))
+        config = home / "system_kube-controller-manager.kubeconfig"
+        command = controllers_command(plane.controller_manager, home, config, NODE_CONTROLLERS)
+        manager = space.start(f"{space.name}-controller-manager", command)
         account = "/api/v1/namespaces/default/serviceaccounts/default"
         manager.wait_until(lambda: _answers(space, home, account), "making service accounts", READY_LIMIT)
     config = home / "system_kube-scheduler.kubeconfig"
@@ -101,63 +103,15 @@ def write_kubeconfig(home: Path, cluster: str, address: str, user: str, groups: 
     return pki.write_kubeconfig(path, cluster, f"https://{address}:{API_PORT}", authority.pair.cert.read_bytes(), client)
 
 
-def _etcd(plane: ControlPlane, home: Path) -> list[str | Path]:
-    client, peer = "http://127.0.0.1:2379", "http://127.0.0.1:2380"
+def _apiserver(binary: Path, home: Path, address: str) -> list[str | Path]:
     return [
-        plane.etcd,
-        f"--data-dir={home / 'etcd'}",
-        "--unsafe-no-fsync",
-        f"--listen-client-urls={client}",
-        f"--advertise-client-urls={client}",
-        f"--listen-peer-urls={peer}",
-        f"--initial-advertise-peer-urls={peer}",
-        f"--initial-cluster=default={peer}",
-        "--log-level=warn",
-    ]
-
-
-def _apiserver(plane: ControlPlane, home: Path, address: str) -> list[str | Path]:
-    return [
-        plane.apiserver,
-        "--etcd-servers=http://127.0.0.1:2379",
+        *apiserver_command(binary, home, ETCD[0], API_PORT),
         "--bind-address=0.0.0.0",
         f"--advertise-address={address}",
-        f"--secure-port={API_PORT}",
-        f"--tls-cert-file={home / 'apiserver.crt'}",
-        f"--tls-private-key-file={home / 'apiserver.key'}",
-        f"--client-ca-file={home / 'ca.crt'}",
-        "--service-account-issuer=https://kubernetes.default.svc",
-        f"--service-account-signing-key-file={home / 'service-accounts.key'}",
-        f"--service-account-key-file={home / 'service-accounts.pub'}",
-        "--authorization-mode=Node,RBAC",
-        "--enable-admission-plugins=NodeRestriction",
-        f"--service-cluster-ip-range={SERVICE_RANGE}",
-        "--allow-privileged",
-        "--endpoint-reconciler-type=none",
         f"--kubelet-client-certificate={home / 'kubelet-client.crt'}",
         f"--kubelet-client-key={home / 'kubelet-client.key'}",
         f"--kubelet-certificate-authority={home / 'ca.crt'}",
         "--kubelet-preferred-address-types=InternalIP",
-        f"--cert-dir={home}",
-        "--profiling=false",
-    ]
-
-
-def _controller_manager(binary: Path, home: Path) -> list[str | Path]:
-    return [
-        binary,
-        f"--kubeconfig={home / 'system_kube-controller-manager.kubeconfig'}",
-        "--bind-address=127.0.0.1",
-        f"--cert-dir={home}",
-        "--leader-elect=false",
-        "--use-service-account-credentials",
-        f"--controllers={','.join(NODE_CONTROLLERS)}",
-        f"--cluster-signing-cert-file={home / 'ca.crt'}",
-        f"--cluster-signing-key-file={home / 'ca.key'}",
-        f"--root-ca-file={home / 'ca.crt'}",
-        f"--service-account-private-key-file={home / 'service-accounts.key'}",
-        "--kube-api-qps=200",
-        "--kube-api-burst=400",
     ]
 
 
