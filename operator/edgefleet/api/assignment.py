@@ -13,7 +13,7 @@ from edgefleet.api.conditions import Conditions
 from edgefleet.api.meta import Kind, Schema
 from edgefleet.api.model import Golden, Serving, Slo, Variant
 from edgefleet.api.policy import Analysis, HardChecks
-from edgefleet.api.quantities import Digest, Message, Name, Reason, Repository, RevisionHash, Timestamp
+from edgefleet.api.quantities import Digest, Duration, Message, Name, Reason, Repository, RevisionHash, Timestamp
 from edgefleet.api.site import Proxy, Registries, Storage
 
 ORDER_FORMAT = 1
@@ -51,7 +51,8 @@ class FrozenRevision(Schema):
 class Order(Schema):
     """The signed payload. `fleet` is `<namespace>/<name>`; `sequence` only grows per (site, fleet).
 
-    `registries` and `proxy` are absent where the site has none: older agents know neither, and go straight to the registry.
+    `registries` and `proxy` are absent where the site has none: older agents know neither, and go straight to the registry. `soak` is how
+    long the run wants this site to have served it at least; absent where no run does.
     """
 
     format_version: Literal[1] = 1
@@ -63,6 +64,7 @@ class Order(Schema):
     revision: FrozenRevision | None = None
     checks: HardChecks = HardChecks()
     analysis: Analysis = Analysis()
+    soak: Duration | None = None
     storage: Storage = Storage()
     registries: Registries | None = None
     proxy: Proxy | None = None

@@ -75,7 +75,9 @@ def agent(
         str | None, typer.Option(help="With --pods-namespace: the PersistentVolumeClaim there whose volume holds --state; pods mount it.")
     ] = None,
     store_folder: Annotated[str, typer.Option(help="Where --state lies in the volume of --store-claim; its root if left out.")] = "",
-    pods_keep: Annotated[str, typer.Option(help="How long old pods run on, and new ones are watched, after a switch.")] = "30m",
+    pods_keep: Annotated[
+        str, typer.Option(help="How long old pods run on, and new ones are watched, after a switch that no run's soak.min is for.")
+    ] = "30m",
     log_json: Annotated[bool, typer.Option(help="Log in JSON, one object a line.")] = False,
 ) -> None:
     """Run the agent of one site: fetch, verify, try and serve what the hub orders, and go on serving without it.

@@ -39,6 +39,7 @@ class Task:
     analysis: Analysis = field(default_factory=Analysis)
     sequence: int | None = None
     quarantine: str = ""
+    soak: str | None = None
 
 
 class AssignmentWriter:
@@ -102,6 +103,7 @@ class AssignmentWriter:
             revision=self._frozen(task) if task.revision else None,
             checks=task.checks,
             analysis=task.analysis,
+            soak=task.soak,
             storage=record.spec.storage,
             registries=record.spec.registries or None,
             proxy=record.spec.proxy,

@@ -31,7 +31,7 @@ from edgefleet.core.actions import (
 )
 from edgefleet.core.decisions import FleetDecision
 from edgefleet.core.events import plan_fleet_events, plan_quarantine_events
-from edgefleet.core.facts import FleetFacts, FleetKey
+from edgefleet.core.facts import FleetFacts, FleetKey, RunFacts
 from edgefleet.core.fleet import decide_fleet
 from edgefleet.core.status import summarise_fleet
 from edgefleet.hub.assignments import AssignmentWriter, Task
@@ -240,7 +240,14 @@ def _run_task(
     """An order to run this revision, with the checks and gates that came with it: those of its newest run."""
     runs = sorted((one for one in facts.runs if one.revision.hash == revision.hash), key=lambda one: -one.number)
     checks, analysis = (runs[0].policy.hard_checks, runs[0].policy.analysis) if runs else (HardChecks(), Analysis())
-    return Task(site, revision, variant, run, checks, analysis, sequence, quarantine)
+    return Task(site, revision, variant, run, checks, analysis, sequence, quarantine, _find_soak(runs[0], site) if runs else None)
+
+
+def _find_soak(run: RunFacts, site: str) -> str:
+    """The least that this site soaks: as its wave says, or the policy."""
+    wave = next((line.wave for line in run.plan if line.site == site), len(run.policy.waves))
+    own = run.policy.waves[wave].soak if wave < len(run.policy.waves) else None
+    return (own or run.policy.soak).min
 
 
 def _renewal(facts: FleetFacts, site: str) -> Task | None:

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class PodJudge:
-    """`keep` is for how long after a switch it looks; `take_back` remembers a failure and wakes the fleet's worker."""
+    """`keep` is for how long after a switch it looks, where no run's soak says it; `take_back` remembers a failure and wakes the worker."""
 
     def __init__(self, *, state: StateFile, store: Store, pods: Pods, keep: timedelta, take_back: Callable[[str, Failure], None]) -> None:
         self._state = state
@@ -36,7 +36,7 @@ class PodJudge:
             if state.active is None or state.active_since is None or state.checks is None or not may_judge(state):
                 continue
             trouble = judge_history(self._pods.history(Target(state.model, state.active).served_name), state.checks)
-            if trouble is None or now - state.active_since > self._keep or self._store.find(state.previous or "") is None:
+            if trouble is None or now - state.active_since > state.watch_for(self._keep) or self._store.find(state.previous or "") is None:
                 continue
             failure = Failure(
                 sequence=state.served_sequence,

@@ -33,7 +33,7 @@ class Serving:
     """The gateway and the runtime of one site, as the state file says."""
 
     def __init__(self, *, state: StateFile, store: Store, runtimes: Runtimes, gateway: Gateway, keep: timedelta = timedelta(0)) -> None:
-        """`keep`: how long old pods run beside those that took their place."""
+        """`keep`: how long old pods run beside those that took their place, where no run's soak says it."""
         self._state = state
         self._store = store
         self._runtimes = runtimes
@@ -153,6 +153,7 @@ class Serving:
                 slo=revision.slo,
                 analysis=None if back else order.analysis,
                 checks=None if back else order.checks,
+                soak=None if back else order.soak,
                 gap="",
                 previous=before.active or before.previous,
                 previous_sequence=before.served_sequence if before.active else before.previous_sequence,
@@ -336,7 +337,7 @@ class Serving:
             if state.active and state.active_since and state.previous and state.failure is None:
                 old = Target(state.model, state.previous).served_name
                 others = {name for name in self._trials if name.startswith(f"{state.model}--") and name != old}
-                if not others and datetime.now(UTC) - state.active_since < self._keep and old in self._pods_placed():
+                if not others and datetime.now(UTC) - state.active_since < state.watch_for(self._keep) and old in self._pods_placed():
                     kept.add(old)
         return kept
 

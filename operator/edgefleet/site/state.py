@@ -5,7 +5,7 @@ cannot be read stops the agent instead of being replaced. What to do with these 
 """
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,7 +15,7 @@ from edgefleet.api.assignment import OrderAction
 from edgefleet.api.meta import Schema
 from edgefleet.api.model import Slo
 from edgefleet.api.policy import Analysis, HardChecks
-from edgefleet.api.quantities import RevisionHash
+from edgefleet.api.quantities import Duration, RevisionHash, parse_duration
 from edgefleet.core.site import FleetMemory
 from edgefleet.site.durable import Checkpoint, no_checkpoint, write_durably
 
@@ -35,7 +35,7 @@ class FleetState(Schema):
     """One fleet. `floor` and `accepted_*` are the newest order accepted; `active` is what the gateway routes to.
 
     `served_sequence` is the newest order that was carried out: under it `active` serves, or was withdrawn. `model` and `slo` are those of
-    `active`, `analysis` and `checks` are how that order wants it judged; `previous` served before it, under `previous_sequence`.
+    `active`, `analysis`, `checks` and `soak` are how that order wants it judged; `previous` served before it, under `previous_sequence`.
     `gap_since`: since when no revision serves, because one is stopped before the next (switch: Replace). `gap_seconds` and `gap_requests`:
     how long that was, and how many requests were refused, in all; `gap` says it of the last time.
     """
@@ -51,6 +51,7 @@ class FleetState(Schema):
     slo: Slo = Slo()
     analysis: Analysis | None = None
     checks: HardChecks | None = None
+    soak: Duration | None = None
     previous: RevisionHash | None = None
     previous_sequence: int = 0
     withdrawn_at: datetime | None = None
@@ -59,6 +60,10 @@ class FleetState(Schema):
     gap_requests: int = 0
     gap: str = ""
     failure: Failure | None = None
+
+    def watch_for(self, otherwise: timedelta) -> timedelta:
+        """For how long after its switch `active` is on trial: its soak, where a run has one."""
+        return parse_duration(self.soak) if self.soak is not None else otherwise
 
     def to_memory(self) -> FleetMemory:
         """The part that decisions read."""

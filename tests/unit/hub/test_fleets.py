@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from edgefleet.api.fleet import EdgeFleet
+from edgefleet.api.policy import RolloutPolicySpec
 from edgefleet.core.actions import WithdrawSite
 from edgefleet.core.facts import FleetKey
 from edgefleet.hub.assignments import Task
-from edgefleet.hub.fleets import CONFLICT_RETRY, SITE_RETRY, Fleets
+from edgefleet.hub.fleets import CONFLICT_RETRY, SITE_RETRY, Fleets, _run_task
 from edgefleet.hub.process import Hub
 from edgefleet.hub.registries import Registries
 from edgefleet.hub.settings import Settings
@@ -90,3 +91,12 @@ async def test_an_end_that_a_dying_hub_recorded_by_half_is_completed() -> None:
     with pytest.raises(AttributeError):  # what comes after needs an API server
         await Fleets(*parts).reconcile(facts_of.KEY)
     assert completed == [("weld-1", "Promoted")]
+
+
+def test_an_order_says_how_long_its_site_soaks_as_its_wave_the_policy_or_nobody_says() -> None:
+    waves = [{"name": "canary", "sites": 1, "soak": {"min": "5m", "max": "1h"}}, {"name": "ten", "percent": 10}]
+    under = RolloutPolicySpec.model_validate({"waves": waves, "soak": {"min": "20m", "max": "1h"}})
+    plan = [("a", 0), ("b", 1), ("c", 2)]
+    rolling = facts_of.fleet(facts_of.B, runs=[facts_of.run(1, facts_of.B, plan=plan, under=under)])
+    assert [_run_task(rolling, site, facts_of.B, "fp32").soak for site in ("a", "b", "c", "late")] == ["5m", "20m", "20m", "20m"]
+    assert _run_task(facts_of.fleet(facts_of.B), "a", facts_of.B, "fp32").soak is None

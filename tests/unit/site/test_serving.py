@@ -2,9 +2,10 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -119,3 +120,18 @@ async def test_a_serving_revision_whose_files_are_gone_is_named(tmp_path: Path, 
     Store(tmp_path / "store").path(record.files[0].digest).unlink()
     with pytest.raises(StepFailed, match="StoreDamaged"):
         await serving.ensure(PLANTS)
+
+
+@pytest.mark.parametrize(
+    ("soak", "minutes", "kept"), [("2h", 110, True), ("2h", 130, False), ("5m", 6, False), (None, 29, True), (None, 31, False)]
+)
+def test_old_pods_are_kept_until_the_soak_of_the_new_ones_is_over(tmp_path: Path, soak: str | None, minutes: int, kept: bool) -> None:
+    old = Target("weld", B).served_name
+    state, nobody = StateFile.open(tmp_path / "state.json", site="plant-7"), cast("Any", FakeRuntime())
+    pods = cast("Any", SimpleNamespace(placed=lambda: {old}))
+    gateway = cast("Any", FakeGateway())
+    runtimes, store = Runtimes(nobody, pods), Store(tmp_path / "store")
+    serving = Serving(state=state, store=store, runtimes=runtimes, gateway=gateway, keep=timedelta(minutes=30))
+    since = datetime.now(UTC) - timedelta(minutes=minutes)
+    state.change_fleet(PLANTS, active=A, active_since=since, model="weld", previous=B, soak=soak)
+    assert serving._kept() == ({old} if kept else set())
