@@ -6,8 +6,9 @@ room but `OSError` of a file that the caller named. Reasons are CamelCase, becau
     KeyInvalid            a key is not an ECDSA P-256 key in PEM, or is missing
     SignatureMissing      nobody signed this digest
     SignatureInvalid      signatures are there, but none by a trusted key
-    ThresholdNotMet       trusted keys signed, but fewer than the policy demands
-    AttestationMissing    signed, but no release attestation by enough trusted keys
+    IdentityMismatch      signed without a key, by nobody who is trusted; keyless.py has the other reasons of such signatures
+    ThresholdNotMet       trusted publishers signed, but fewer than the policy demands
+    AttestationMissing    signed, but no release attestation by enough of them
     ModelMismatch         attested for another model name
     SeqTooLow             attested, but older than the floor allows
     RootMalformed         the root that a site shall pin cannot be read

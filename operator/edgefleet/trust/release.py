@@ -1,9 +1,9 @@
 """Whether an artifact is a release of a model that enough trusted publishers stand for.
 
-cosign's signature names a digest and nothing else, so alone it could be moved to another model, or an old release passed off
-as the newest. Two things are therefore demanded, each by `threshold` different keys: a signature over the digest, and an
-attestation that binds the digest to model, version and release sequence (golden sets: to the model).
-Where the bundles were found does not matter, and what the caller does with the verdict is its own.
+A publisher is a key, or an identity that a Sigstore vouches for. cosign's signature names a digest and nothing else, so alone it could
+be moved to another model, or an old release passed off as the newest. Two things are therefore demanded, each by `threshold` different
+publishers: a signature over the digest, and an attestation that binds the digest to model, version and release sequence (golden sets:
+to the model). Where the bundles were found does not matter, and what the caller does with the verdict is its own.
 """
 
 from collections.abc import Sequence
@@ -16,8 +16,17 @@ from pydantic import AwareDatetime, Field, ValidationError
 from edgefleet.api.meta import Schema, format_time
 from edgefleet.api.quantities import Name
 from edgefleet.trust.errors import Rejected, rejecting
+from edgefleet.trust.identities import Keyless
 from edgefleet.trust.keys import PrivateKey, PublicKey
-from edgefleet.trust.signatures import KeyRing, SignedStatement, Statement, sign_statement, verify_bundle
+from edgefleet.trust.signatures import (
+    KeyRing,
+    SignedBy,
+    SignedStatement,
+    SigstoreBundle,
+    Statement,
+    sign_statement,
+    verify_bundle,
+)
 
 SIGN_PREDICATE = "https://sigstore.dev/cosign/sign/v1"
 RELEASE_PREDICATE = "https://edgefleet.io/attestation/release/v1"
@@ -43,20 +52,30 @@ class GoldenFacts(Schema):
 
 @dataclass(frozen=True)
 class VerifiedRelease:
-    """What the attestation binds to the digest, and the ids of all trusted keys that signed the digest."""
+    """What the attestation binds to the digest, and all trusted publishers that signed the digest, by id."""
 
     version: str
     seq: int
     created_at: datetime
-    signed_by: tuple[str, ...]
+    signers: tuple[SignedBy, ...]
+
+    @property
+    def signed_by(self) -> tuple[str, ...]:
+        """The ids of the publishers."""
+        return tuple(signer.id for signer in self.signers)
 
 
 @dataclass(frozen=True)
 class VerifiedGolden:
-    """When the golden set was attested, and the ids of all trusted keys that signed it."""
+    """When the golden set was attested, and all trusted publishers that signed it, by id."""
 
     created_at: datetime
-    signed_by: tuple[str, ...]
+    signers: tuple[SignedBy, ...]
+
+    @property
+    def signed_by(self) -> tuple[str, ...]:
+        """The ids of the publishers."""
+        return tuple(signer.id for signer in self.signers)
 
 
 def sign_digest(key: PrivateKey, digest: str) -> bytes:
@@ -75,16 +94,24 @@ def attest_golden(key: PrivateKey, digest: str, facts: GoldenFacts) -> bytes:
 
 
 def verify_release(
-    *, digest: str, model: str, bundles: Sequence[bytes], keys: Sequence[PublicKey], threshold: int, min_seq: int
+    *,
+    digest: str,
+    model: str,
+    bundles: Sequence[bytes],
+    keys: Sequence[PublicKey],
+    threshold: int,
+    min_seq: int,
+    keyless: Keyless | None = None,
 ) -> VerifiedRelease:
-    """The facts of a release that `threshold` of `keys` signed and attested for `model`, with a sequence of at least `min_seq`.
+    """The facts of a release that `threshold` of `keys` and identities (`keyless`) signed and attested for `model`, with a sequence of at
+    least `min_seq`.
 
     If several attestations hold, the one with the highest sequence counts. Raises Rejected: SignatureMissing, SignatureInvalid,
-    ThresholdNotMet, AttestationMissing, ModelMismatch, SeqTooLow; the message says why candidates did not count.
+    ThresholdNotMet, AttestationMissing, ModelMismatch, SeqTooLow, TrustedRootMalformed; the message says why candidates did not count.
     """
     with rejecting("SignatureInvalid", f"release {digest}"):
-        evidence = _gather(digest, bundles, keys, threshold)
-        signed_by = _require_signatures(evidence)
+        evidence = _gather(digest, bundles, keys, threshold, keyless)
+        signers = _require_signatures(evidence)
         votes: dict[tuple[int, str], dict[str, datetime]] = {}
         for signer, facts in _read_attestations(evidence, RELEASE_PREDICATE, ReleaseFacts, model):
             votes.setdefault((facts.release_seq, facts.version), {})[signer] = facts.created_at
@@ -97,23 +124,25 @@ def verify_release(
                 "SeqTooLow",
                 f"{digest} is version {version} of {model} with release sequence {seq}; the lowest accepted here is {min_seq}",
             )
-        return VerifiedRelease(version, seq, min(votes[seq, version].values()), signed_by)
+        return VerifiedRelease(version, seq, min(votes[seq, version].values()), signers)
 
 
-def verify_golden(*, digest: str, model: str, bundles: Sequence[bytes], keys: Sequence[PublicKey], threshold: int) -> VerifiedGolden:
-    """The facts of a golden set that `threshold` of `keys` signed and attested for `model`. Raises Rejected as verify_release does."""
+def verify_golden(
+    *, digest: str, model: str, bundles: Sequence[bytes], keys: Sequence[PublicKey], threshold: int, keyless: Keyless | None = None
+) -> VerifiedGolden:
+    """The facts of a golden set that `threshold` publishers signed and attested for `model`. Raises Rejected as verify_release does."""
     with rejecting("SignatureInvalid", f"golden set {digest}"):
-        evidence = _gather(digest, bundles, keys, threshold)
-        signed_by = _require_signatures(evidence)
+        evidence = _gather(digest, bundles, keys, threshold, keyless)
+        signers = _require_signatures(evidence)
         votes = {signer: facts.created_at for signer, facts in _read_attestations(evidence, GOLDEN_PREDICATE, GoldenFacts, model)}
         if len(votes) < threshold:
             raise _unattested(evidence, len(votes), model)
-        return VerifiedGolden(min(votes.values()), signed_by)
+        return VerifiedGolden(min(votes.values()), signers)
 
 
 @dataclass
 class _Evidence:
-    """What trusted keys said about the digest; `problems` tells why other candidates, or parts of them, do not count."""
+    """What trusted publishers said about the digest; `problems` tells why other candidates, or parts of them, do not count."""
 
     digest: str
     threshold: int
@@ -128,17 +157,38 @@ class _Evidence:
         return f" ({shown}{more})" if shown else ""
 
 
-def _gather(digest: str, bundles: Sequence[bytes], keys: Sequence[PublicKey], threshold: int) -> _Evidence:
-    distinct = {key.id for key in keys}
+class _Publishers:
+    """All who are trusted, by key or by identity: a BundleVerifier."""
+
+    def __init__(self, keys: Sequence[PublicKey], keyless: Keyless | None) -> None:
+        self._ring = KeyRing(keys)
+        self._verifier = None
+        if keyless is not None:
+            # Sigstore's library is loaded only where an identity is trusted.
+            from edgefleet.trust.keyless import KeylessVerifier
+
+            self._verifier = KeylessVerifier(keyless)
+
+    def identify(self, bundle: SigstoreBundle, payload: bytes, signature: bytes) -> SignedBy:
+        """See BundleVerifier."""
+        if self._verifier is not None and bundle.names_certificate:
+            return self._verifier.identify(bundle, payload, signature)
+        return self._ring.identify(bundle, payload, signature)
+
+
+def _gather(digest: str, bundles: Sequence[bytes], keys: Sequence[PublicKey], threshold: int, keyless: Keyless | None) -> _Evidence:
+    distinct = {key.id for key in keys} | ({one.id for one in keyless.identities} if keyless else set())
     if not 1 <= threshold <= len(distinct):
-        raise Rejected("ThresholdNotMet", f"{threshold} signatures are demanded of {len(distinct)} different trusted keys")
-    ring = KeyRing(keys)
+        what = "publishers" if keyless else "keys"
+        raise Rejected("ThresholdNotMet", f"{threshold} signatures are demanded of {len(distinct)} different trusted {what}")
+    publishers = _Publishers(keys, keyless)
     evidence = _Evidence(digest, threshold, [], [], set())
     for number, bundle in enumerate(bundles[:MAX_BUNDLES], start=1):
         try:
-            found = verify_bundle(bundle, ring)
+            found = verify_bundle(bundle, publishers)
         except Rejected as rejected:
-            evidence.problems.append(f"candidate {number}: {rejected.message}")
+            rule = "" if rejected.reason == "SignatureInvalid" else f"{rejected.reason}: "
+            evidence.problems.append(f"candidate {number}: {rule}{rejected.message}")
             continue
         if digest in found.statement.digests:
             evidence.signed.append(found)
@@ -147,10 +197,13 @@ def _gather(digest: str, bundles: Sequence[bytes], keys: Sequence[PublicKey], th
     return evidence
 
 
-def _require_signatures(evidence: _Evidence) -> tuple[str, ...]:
-    signers = {found.signer for found in evidence.signed if found.statement.predicate_type == SIGN_PREDICATE}
+def _require_signatures(evidence: _Evidence) -> tuple[SignedBy, ...]:
+    signers: dict[str, SignedBy] = {}
+    for found in evidence.signed:
+        if found.statement.predicate_type == SIGN_PREDICATE:
+            signers.setdefault(found.signer, found.by)
     if len(signers) >= evidence.threshold:
-        return tuple(sorted(signers))
+        return tuple(signer for _, signer in sorted(signers.items()))
     if signers:
         raise Rejected(
             "ThresholdNotMet",

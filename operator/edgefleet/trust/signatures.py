@@ -1,11 +1,12 @@
 """Sigstore bundles v0.3 that carry an in-toto statement: what cosign 3 writes, read and written without a network.
 
 A bundle says "the holder of this key says `predicate` about the artifact with this SHA-256". Who may say what is decided in
-release.py. Only public-key bundles can be verified yet; a `BundleVerifier` for certificates goes beside `KeyRing`.
+release.py. Keys are verified here; certificates by the other `BundleVerifier`, in keyless.py, which loads Sigstore's library.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -30,11 +31,29 @@ class Statement:
 
 
 @dataclass(frozen=True)
+class SignedBy:
+    """A trusted publisher (`id`, what thresholds count) and how it showed itself.
+
+    `name` is the key's id, or the certificate's subject; `issuer` and `logged_at` are those of a certificate and its log.
+    """
+
+    id: str
+    name: str
+    issuer: str = ""
+    logged_at: datetime | None = None
+
+
+@dataclass(frozen=True)
 class SignedStatement:
-    """A statement and the id of the trusted signer whose signature over it is valid."""
+    """A statement and the trusted publisher whose signature over it is valid."""
 
     statement: Statement
-    signer: str
+    by: SignedBy
+
+    @property
+    def signer(self) -> str:
+        """The publisher's id."""
+        return self.by.id
 
 
 class _Strict(BaseModel):
@@ -72,6 +91,12 @@ class SigstoreBundle(_Strict):
     verification_material: _Material
     dsse_envelope: _Envelope
 
+    @property
+    def names_certificate(self) -> bool:
+        """Whether its signer is said to have a certificate."""
+        material = self.verification_material
+        return material.certificate is not None or material.x509_certificate_chain is not None
+
 
 class _Subject(BaseModel):
     digest: dict[str, str]
@@ -89,8 +114,8 @@ class _StatementDocument(BaseModel):
 class BundleVerifier(Protocol):
     """Decides whether a trusted party signed a bundle's envelope."""
 
-    def identify(self, bundle: SigstoreBundle, payload: bytes, signature: bytes) -> str:
-        """The id of the trusted signer of `payload`. Raises Rejected if there is none."""
+    def identify(self, bundle: SigstoreBundle, payload: bytes, signature: bytes) -> SignedBy:
+        """The trusted publisher that signed `payload`. Raises Rejected if there is none."""
         ...
 
 
@@ -100,16 +125,16 @@ class KeyRing:
     def __init__(self, keys: Iterable[PublicKey]) -> None:
         self._by_hint = {key.hint: key for key in keys}
 
-    def identify(self, bundle: SigstoreBundle, payload: bytes, signature: bytes) -> str:
+    def identify(self, bundle: SigstoreBundle, payload: bytes, signature: bytes) -> SignedBy:
         """See BundleVerifier. Raises Rejected(SignatureInvalid)."""
         material = bundle.verification_material
-        if material.public_key is None or material.certificate is not None or material.x509_certificate_chain is not None:
+        if material.public_key is None or bundle.names_certificate:
             raise Rejected("SignatureInvalid", "signed with a certificate, only signatures by keys are accepted here")
         hint = material.public_key.hint
         candidates = list(self._by_hint.values()) if not hint else [key for key in (self._by_hint.get(hint),) if key]
         for key in candidates:
             if key.verifies(STATEMENT_PAYLOAD_TYPE, payload, signature):
-                return key.id
+                return SignedBy(key.id, key.id)
         raise Rejected("SignatureInvalid", f"not signed by a trusted key (it names key {_id_of_hint(hint)})")
 
 
@@ -141,8 +166,8 @@ def verify_bundle(data: bytes, verifier: BundleVerifier) -> SignedStatement:
         bundle = SigstoreBundle.model_validate(parse_json_object(data))
         payload = decode_base64(bundle.dsse_envelope.payload)
         signature = decode_base64(bundle.dsse_envelope.signatures[0].sig)
-        signer = verifier.identify(bundle, payload, signature)
-        return SignedStatement(_parse_statement(payload), signer)
+        by = verifier.identify(bundle, payload, signature)
+        return SignedStatement(_parse_statement(payload), by)
 
 
 def read_claim(data: bytes) -> tuple[Statement, str]:

@@ -1,0 +1,51 @@
+"""Who may sign without a key of their own: identities that a Sigstore's certificate authority vouches for.
+
+Only what is believed is written here, so that whoever reads a policy need not load Sigstore's library; keyless.py verifies.
+"""
+
+import re
+from dataclasses import dataclass
+
+MAX_SUBJECT = 1024
+
+
+@dataclass(frozen=True)
+class Identity:
+    """One publisher: a certificate's subject, as its `issuer` (the OpenID Connect issuer's URL) gave it out.
+
+    Exactly one of `subject` and `subject_regex` is set; a regex must match the whole subject. All who match one rule are one publisher.
+    Raises ValueError.
+    """
+
+    issuer: str
+    subject: str = ""
+    subject_regex: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.issuer:
+            raise ValueError("an identity needs its issuer: without one, any issuer could name this subject")
+        if bool(self.subject) == bool(self.subject_regex):
+            raise ValueError(f"an identity of {self.issuer} has exactly one of subject and subjectRegex")
+        try:
+            re.compile(self.subject_regex)
+        except re.error as error:
+            raise ValueError(f"subjectRegex {self.subject_regex!r} is not a regular expression: {error}") from error
+
+    @property
+    def id(self) -> str:
+        """How this publisher is counted and named."""
+        return f"{self.issuer} {self.subject or '/' + self.subject_regex + '/'}"
+
+    def admits(self, issuer: str, subject: str) -> bool:
+        """Whether a certificate of this issuer and subject is this publisher's."""
+        if issuer != self.issuer or len(subject) > MAX_SUBJECT:
+            return False
+        return subject == self.subject if self.subject else re.fullmatch(self.subject_regex, subject) is not None
+
+
+@dataclass(frozen=True)
+class Keyless:
+    """Publishers by identity, and the trusted root (`trusted_root.json` of a Sigstore) that their certificates and logs follow from."""
+
+    identities: tuple[Identity, ...]
+    trusted_root: bytes
