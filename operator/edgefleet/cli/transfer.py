@@ -120,13 +120,19 @@ def import_release(
         model=model,
         bundles=source.bundles(entry.digest),
         keys=publisher.keys,
+        keyless=publisher.keyless,
         threshold=publisher.threshold,
         min_seq=publisher.min_release_seq,
     )
     exam = source.find(media.MANIFEST, media.GOLDEN)
     if exam is not None:
         verify_golden(
-            digest=exam.digest, model=model, bundles=source.bundles(exam.digest), keys=publisher.keys, threshold=publisher.threshold
+            digest=exam.digest,
+            model=model,
+            bundles=source.bundles(exam.digest),
+            keys=publisher.keys,
+            keyless=publisher.keyless,
+            threshold=publisher.threshold,
         )
     target = Inbox(inbox_folder(state)).place(entry.digest)
     target.prepare()

@@ -1,6 +1,7 @@
 """`edgefleet trust`: make the keys and the trust bundle that sites believe, show a bundle, change its publishers."""
 
 import os
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
@@ -8,9 +9,11 @@ from typing import Annotated
 import typer
 
 from edgefleet.api.meta import format_time
-from edgefleet.cli.artifacts import PublicKeysOption, naming, read_private_key, read_public_keys, require_name
+from edgefleet.cli.artifacts import naming, read_private_key, read_public_keys, require_name
 from edgefleet.cli.output import EXIT_CODES, CommandFailed, Format, FormatOption, print_facts, print_json, print_note, print_table, short
 from edgefleet.trust.bundle import Publisher, TrustBundle, make_bundle, make_root, open_bundle, read_roots, require_root
+from edgefleet.trust.errors import rejecting
+from edgefleet.trust.identities import Identity, Keyless
 from edgefleet.trust.keys import PrivateKey, PublicKey
 
 app = typer.Typer(help="Make, show and change what sites believe.", epilog=EXIT_CODES, no_args_is_help=True)
@@ -96,6 +99,7 @@ def show(
                 "publishers": {
                     model: {
                         "keys": [key.id for key in publisher.keys],
+                        "identities": [one.id for one in publisher.keyless.identities] if publisher.keyless else [],
                         "threshold": publisher.threshold,
                         "minReleaseSeq": publisher.min_release_seq,
                     }
@@ -107,13 +111,10 @@ def show(
     hub_keys = [key.id for key in found.hub_keys]
     print_facts({"version": found.version, "expires": format_time(found.expires_at), "hub key": hub_keys})
     print_table(
-        ("MODEL", "PUBLISHER KEYS", "THRESHOLD", "LOWEST SEQUENCE"),
-        [
-            (model, " ".join(short(key.id) for key in entry.keys), entry.threshold, entry.min_release_seq)
-            for model, entry in sorted(found.publishers.items())
-        ],
+        ("MODEL", "PUBLISHERS", "THRESHOLD", "LOWEST SEQUENCE"),
+        [(model, " ".join(_names(entry)), entry.threshold, entry.min_release_seq) for model, entry in sorted(found.publishers.items())],
         title="publishers",
-        folding=("PUBLISHER KEYS",),
+        folding=("PUBLISHERS",),
     )
 
 
@@ -121,25 +122,43 @@ def show(
 def set_publisher(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder made by `trust init`, with the root keys in it.")],
     model: ModelsOption,
-    key: PublicKeysOption,
-    threshold: Annotated[int, typer.Option(min=1, max=8, help="How many of the keys must sign a release.")] = 1,
+    key: Annotated[list[Path] | None, typer.Option("--key", help="Public key of a publisher (PEM); may be given several times.")] = None,
+    identity: Annotated[
+        list[str] | None,
+        typer.Option(help="Subject of a Sigstore certificate, such as a workflow's URI; may be given several times."),
+    ] = None,
+    identity_regex: Annotated[
+        list[str] | None, typer.Option(help="The same as a regular expression for the whole subject; all who match are one publisher.")
+    ] = None,
+    issuer: Annotated[str, typer.Option(help="URL of the OpenID Connect issuer that gave out the identities.")] = "",
+    sigstore_root: Annotated[
+        Path | None, typer.Option(help="trusted_root.json of the Sigstore; default: the one that the bundle has.", exists=True)
+    ] = None,
+    threshold: Annotated[int, typer.Option(min=1, max=8, help="How many of the keys and identities must sign a release.")] = 1,
     min_seq: Annotated[int, typer.Option(min=0, help="Lowest release sequence that sites accept.")] = 0,
     valid_days: DaysOption = 365,
 ) -> None:
     """Write the next version of the bundle, with these publishers for these models; the others stay."""
+    if not (key or identity or identity_regex):
+        raise typer.BadParameter("name a publisher: --key, or --identity with --issuer", param_hint="--key")
     old = _open(folder / BUNDLE, folder / ROOT)
-    keys = read_public_keys(key)
-    distinct: dict[str, PublicKey] = {entry.id: entry for entry in keys}
-    if threshold > len(distinct):
-        raise typer.BadParameter(f"{threshold} of {len(distinct)} keys cannot sign", param_hint="--threshold")
-    changed = {require_name(name, "--model"): Publisher(tuple(distinct.values()), threshold, min_seq) for name in model}
+    distinct: dict[str, PublicKey] = {entry.id: entry for entry in read_public_keys(key or ())}
+    identities = _read_identities(issuer, identity or [], identity_regex or [])
+    if threshold > len(distinct) + len(identities):
+        raise typer.BadParameter(f"{threshold} of {len(distinct) + len(identities)} publishers cannot sign", param_hint="--threshold")
+    root = sigstore_root.read_bytes() if sigstore_root else _held_root(old)
+    if identities and root is None:
+        raise typer.BadParameter("identities need the trusted_root.json of their Sigstore", param_hint="--sigstore-root")
+    keyless = Keyless(identities, root) if identities and root else None
+    changed = {require_name(name, "--model"): Publisher(tuple(distinct.values()), threshold, min_seq, keyless) for name in model}
+    publishers = {name: _under(entry, root) for name, entry in {**old.publishers, **changed}.items()}
     signers = [read_private_key(path) for path in sorted(folder.glob("root-*.key"))]
     data = (folder / BUNDLE).read_bytes()
     new = make_bundle(
         roots=read_roots(data),
         signers=signers,
         version=old.version + 1,
-        publishers={**old.publishers, **changed},
+        publishers=publishers,
         hub_keys=old.hub_keys,
         expires_at=datetime.now(UTC) + timedelta(days=valid_days),
     )
@@ -154,6 +173,29 @@ def set_publisher(
         f"  kubectl -n edgefleet-system create configmap trust-bundle --from-file={BUNDLE}={folder / BUNDLE} "
         "--dry-run=client -o yaml | kubectl apply -f -"
     )
+
+
+def _read_identities(issuer: str, subjects: list[str], patterns: list[str]) -> tuple[Identity, ...]:
+    if bool(issuer) != bool(subjects or patterns):
+        raise typer.BadParameter("--issuer and --identity (or --identity-regex) go together", param_hint="--issuer")
+    with rejecting("IdentityInvalid", "--identity-regex"):
+        found = [Identity(issuer, subject) for subject in subjects] + [Identity(issuer, subject_regex=one) for one in patterns]
+    return tuple({one.id: one for one in found}.values())
+
+
+def _held_root(bundle: TrustBundle) -> bytes | None:
+    return next((entry.keyless.trusted_root for entry in bundle.publishers.values() if entry.keyless), None)
+
+
+def _under(publisher: Publisher, root: bytes | None) -> Publisher:
+    """A bundle has one trusted root: a new one is for everybody in it."""
+    if publisher.keyless is None or root is None:
+        return publisher
+    return replace(publisher, keyless=Keyless(publisher.keyless.identities, root))
+
+
+def _names(publisher: Publisher) -> list[str]:
+    return [short(key.id) for key in publisher.keys] + ([one.id for one in publisher.keyless.identities] if publisher.keyless else [])
 
 
 def _open(bundle: Path, root: Path | None) -> TrustBundle:

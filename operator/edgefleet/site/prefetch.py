@@ -232,6 +232,7 @@ def verify_evidence(evidence: Evidence, revision: FrozenRevision, publisher: Pub
         model=revision.model,
         bundles=evidence.bundles,
         keys=publisher.keys,
+        keyless=publisher.keyless,
         threshold=publisher.threshold,
         min_seq=publisher.min_release_seq,
     )
@@ -252,6 +253,7 @@ def verify_evidence(evidence: Evidence, revision: FrozenRevision, publisher: Pub
             model=revision.model,
             bundles=evidence.golden_bundles,
             keys=publisher.keys,
+            keyless=publisher.keyless,
             threshold=publisher.threshold,
         )
     return manifest

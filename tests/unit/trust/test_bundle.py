@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from edgefleet.trust.bundle import Publisher, make_bundle, make_root, open_bundle, read_roots
 from edgefleet.trust.errors import Rejected
+from edgefleet.trust.identities import Identity, Keyless
 from edgefleet.trust.keys import PrivateKey
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -84,7 +85,8 @@ def test_any_m_of_n_root_keys_suffice() -> None:
         pytest.param(b"[" * 50_000, "BundleMalformed", id="deeply nested"),
         pytest.param(b"{}" + b" " * (1 << 20), "BundleMalformed", id="too large"),
         pytest.param(b"{}", "BundleFormatUnknown", id="no format"),
-        pytest.param(changed(bundle_of(), lambda d: d.update(formatVersion=2)), "BundleFormatUnknown", id="newer format"),
+        pytest.param(changed(bundle_of(), lambda d: d.update(formatVersion=3)), "BundleFormatUnknown", id="newer format"),
+        pytest.param(changed(bundle_of(), lambda d: d.update(formatVersion=2)), "BundleMalformed", id="another format than is signed"),
         pytest.param(changed(bundle_of(), lambda d: d.update(extra=1)), "BundleMalformed", id="unsigned field"),
         pytest.param(changed(bundle_of(), lambda d: d.update(roots=[])), "BundleMalformed", id="no roots"),
         pytest.param(changed(bundle_of(), lambda d: d.update(roots=d["roots"] * 65)), "BundleMalformed", id="too many roots"),
@@ -203,3 +205,60 @@ def test_any_json_in_any_part_is_rejected(value: Any) -> None:
         data = changed(SMALL, lambda document, part=part: document.update({part: value}))
         with pytest.raises(Rejected):
             open_bundle(data, pinned_root=SMALL_ROOT, floor_version=0, now=NOW)
+
+
+# Identities without keys
+
+SIGSTORE = Keyless(
+    (Identity("https://token.test", "https://github.com/acme/weld"), Identity("https://token.test", subject_regex="x.*")), b'{"a":1}'
+)
+
+
+def keyless_bundle(**publishers: Publisher) -> bytes:
+    return make_bundle(roots=[SMALL_ROOT], signers=[R1], version=1, publishers=publishers, hub_keys=[HUB.public], expires_at=NOW + YEAR)
+
+
+def test_identities_are_read_as_they_were_written() -> None:
+    publishers = {
+        "weld": Publisher((ALICE.public,), 3, 7, SIGSTORE),
+        "digits": Publisher((), 1, 0, SIGSTORE),
+        "old": Publisher((BOB.public,)),
+    }
+    found = open_bundle(keyless_bundle(**publishers), pinned_root=SMALL_ROOT, floor_version=0, now=NOW)
+    assert dict(found.publishers) == publishers
+
+
+def test_a_bundle_of_keys_alone_is_what_older_agents_read() -> None:
+    assert json.loads(keyless_bundle(old=Publisher((BOB.public,))))["formatVersion"] == 1
+    assert json.loads(keyless_bundle(new=Publisher((BOB.public,), keyless=SIGSTORE)))["formatVersion"] == 2
+
+
+@pytest.mark.parametrize(
+    ("edit", "reason"),
+    [
+        pytest.param(
+            lambda d: d["trust"]["publishers"]["weld"]["identities"][0].update(issuer="https://b"), "BundleMalformed", id="issuer"
+        ),
+        pytest.param(lambda d: d["trust"]["trustedRoot"].update(a=2), "BundleMalformed", id="trusted root"),
+        pytest.param(lambda d: d["trust"].pop("trustedRoot"), "BundleMalformed", id="no trusted root"),
+        pytest.param(lambda d: d.update(formatVersion=1), "BundleMalformed", id="said to be of an older format"),
+    ],
+)
+def test_no_part_of_it_can_be_changed(edit: Any, reason: str) -> None:
+    with pytest.raises(Rejected) as raised:
+        open_bundle(changed(keyless_bundle(weld=Publisher((), 1, 0, SIGSTORE)), edit), pinned_root=SMALL_ROOT, floor_version=0, now=NOW)
+    assert raised.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    "publishers",
+    [
+        {"a": Publisher((), 3, 0, SIGSTORE)},
+        {"a": Publisher(())},
+        {"a": Publisher((), 1, 0, SIGSTORE), "b": Publisher((), 1, 0, Keyless(SIGSTORE.identities, b"{}"))},
+    ],
+    ids=["threshold that nobody meets", "nobody", "two trusted roots"],
+)
+def test_what_is_not_written(publishers: dict[str, Publisher]) -> None:
+    with pytest.raises(ValueError, match=r"cannot be met|different trusted roots"):
+        keyless_bundle(**publishers)
