@@ -30,6 +30,9 @@ MODEL: dict[str, Any] = {
         "revoked": [{"digest": DIGEST}],
     },
 }
+WORKFLOW = {"issuer": "https://token.test", "subject": "https://github.com/acme/weld"}
+KEYLESS = {"identities": [WORKFLOW], "trustedRootRef": "sigstore"}
+MIXED = {"keys": {"secretRef": "publishers", "threshold": 2}, "keyless": KEYLESS}
 FLEET: dict[str, Any] = {
     "apiVersion": "edgefleet.io/v1alpha1",
     "kind": "EdgeFleet",
@@ -72,11 +75,21 @@ def change(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
     return apply
 
 
+def identity(**fields: Any) -> dict[str, Any]:
+    """KEYLESS with other fields of its identity; `...` leaves one out."""
+    return {**KEYLESS, "identities": [{name: value for name, value in {**WORKFLOW, **fields}.items() if value is not ...}]}
+
+
 WRONG: list[tuple[str, dict[str, Any], Callable[[dict[str, Any]], None], tuple[str, ...]]] = [
     ("no spec", MODEL, change("spec", ...), ("spec", "Required")),
     ("no verify", MODEL, change("spec.verify", ...), ("spec.verify", "Required")),
-    ("verify without keys", MODEL, change("spec.verify.keys", ...), ("spec.verify.keys", "Required")),
-    ("keyless, which does not exist yet", MODEL, change("spec.verify.keyless", [{"issuer": "x"}]), ("spec.verify.keyless", "unknown field")),
+    ("verify without keys", MODEL, change("spec.verify.keys", ...), ("spec.verify", "needs keys, keyless or both")),
+    ("keyless without a root", MODEL, change("spec.verify.keyless", {"identities": [WORKFLOW]}), ("keyless.trustedRootRef", "Required")),
+    ("keyless without identities", MODEL, change("spec.verify.keyless", {**KEYLESS, "identities": []}), ("keyless.identities", "at least 1")),
+    ("an identity of any issuer", MODEL, change("spec.verify.keyless", identity(issuer=...)), ("identities[0].issuer", "Required")),
+    ("an identity without subject", MODEL, change("spec.verify.keyless", identity(subject=...)), ("identities[0]", "exactly one of subject")),
+    ("an identity named twice", MODEL, change("spec.verify.keyless", identity(subjectRegex="x")), ("identities[0]", "exactly one of subject")),
+    ("two thresholds", MODEL, change("spec.verify", {**MIXED, "threshold": 2}), ("spec.verify", "write verify.threshold")),
     ("keys without a Secret", MODEL, change("spec.verify.keys.secretRef", ...), ("spec.verify.keys.secretRef", "Required")),
     ("threshold 0", MODEL, change("spec.verify.keys.threshold", 0), ("spec.verify.keys.threshold", "greater than or equal to 1")),
     ("threshold 9", MODEL, change("spec.verify.keys.threshold", 9), ("spec.verify.keys.threshold", "less than or equal to 8")),

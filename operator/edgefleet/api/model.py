@@ -68,11 +68,68 @@ class KeyPolicy(Schema):
     threshold: Annotated[int, Field(ge=1, le=8)] = 1
 
 
-class Verify(Schema):
-    """The hub's gate. It is required, and no match means refused: there is no warn-only."""
+class TrustedIdentity(Schema):
+    """A publisher without a key of its own: the subject of a Sigstore certificate (a workflow's URI, an address), as `issuer` gave it out.
 
-    keys: KeyPolicy
+    A regex must match the whole subject. All who match one entry are one publisher.
+    """
+
+    issuer: Annotated[str, Field(min_length=1, max_length=256)]
+    subject: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
+    subject_regex: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "x-kubernetes-validations": [
+                {
+                    "rule": "has(self.subject) != has(self.subjectRegex)",
+                    "message": "an identity has exactly one of subject and subjectRegex",
+                }
+            ]
+        }
+    )
+
+
+class KeylessPolicy(Schema):
+    """Identities, and a ConfigMap of the same namespace with the root of the Sigstore that vouches for them.
+
+    Its entries are `trusted_root.json` and `version`, a number that only grows: with a lower one than before nothing is accepted.
+    """
+
+    identities: Annotated[tuple[TrustedIdentity, ...], Field(min_length=1, max_length=8)]
+    trusted_root_ref: SecretName
+
+
+class Verify(Schema):
+    """The hub's gate. It is required, and no match means refused: there is no warn-only.
+
+    `threshold` is how many different publishers must sign, keys and identities counted together; with keys alone, `keys.threshold` says it.
+    """
+
+    keys: KeyPolicy | None = None
+    keyless: KeylessPolicy | None = None
+    threshold: Annotated[int, Field(ge=1, le=8)] | None = None
     min_release_seq: Annotated[int, Field(ge=0, le=1_000_000_000)] = 0
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "x-kubernetes-validations": [
+                {
+                    "rule": "has(self.keys) || has(self.keyless)",
+                    "message": "verify needs keys, keyless or both: what nobody signed is never accepted",
+                },
+                {
+                    "rule": "!has(self.keys) || self.keys.threshold == 1 || !(has(self.keyless) || has(self.threshold))",
+                    "message": "with verify.keyless, write verify.threshold instead of verify.keys.threshold",
+                },
+            ]
+        }
+    )
+
+    @property
+    def demanded(self) -> int:
+        """How many different publishers must sign."""
+        return self.threshold or (self.keys.threshold if self.keys else 1)
 
 
 class Golden(Schema):
@@ -262,14 +319,31 @@ Variants = Annotated[
 ]
 
 
+class SigningIdentity(Schema):
+    """Who signed without a key, and when the transparency log had it."""
+
+    subject: Annotated[str, Field(max_length=1024)]
+    issuer: Annotated[str, Field(max_length=256)]
+    logged_at: Timestamp
+
+
+class TrustedRootVersion(Schema):
+    """Under which version of which ConfigMap it was verified."""
+
+    name: SecretName
+    version: Annotated[int, Field(ge=1)]
+
+
 class Release(Schema):
-    """A verified release: the digest of its index and what its attestation binds to it."""
+    """A verified release: the digest of its index and what its attestation binds to it. `signedBy` are ids of keys, and identities."""
 
     digest: Digest
     version: Annotated[str, Field(max_length=64)]
     seq: Annotated[int, Field(ge=0)]
     variants: Variants
-    signed_by: Annotated[tuple[Annotated[str, Field(max_length=128)], ...], Field(max_length=8)]
+    signed_by: Annotated[tuple[Annotated[str, Field(max_length=1024)], ...], Field(max_length=8)]
+    identities: Annotated[tuple[SigningIdentity, ...], Field(max_length=8)] = ()
+    trusted_root: TrustedRootVersion | None = None
     verified_at: Timestamp
 
 

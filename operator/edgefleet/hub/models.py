@@ -1,7 +1,7 @@
 """The loop over EdgeModels: a tag becomes a digest, the digest a verified release, the release a revision.
 
-A tag is resolved once per interval. What was verified is remembered by (digest, policy, keys): a pass that finds nothing new asks the
-registry for one digest and nothing else. A failure keeps the last verified release in status and starts nothing.
+A tag is resolved once per interval. What was verified is remembered by (digest, policy, keys, trusted root): a pass that finds nothing
+new asks the registry for one digest and nothing else. A failure keeps the last verified release in status and starts nothing.
 """
 
 import asyncio
@@ -9,13 +9,14 @@ import base64
 import hashlib
 import json
 import logging
+import re
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from edgefleet.api.meta import AUTHOR_ANNOTATION, format_time
-from edgefleet.api.model import EdgeModel, Release
+from edgefleet.api.model import EdgeModel, KeylessPolicy, Release, SigningIdentity, TrustedRootVersion
 from edgefleet.api.quantities import parse_duration
 from edgefleet.core.events import plan_model_events
 from edgefleet.core.facts import ModelFacts
@@ -26,13 +27,14 @@ from edgefleet.hub.registries import AccessFailed, Registries, explain_refused_l
 from edgefleet.hub.settings import FIELD_MANAGER
 from edgefleet.kube.client import Api
 from edgefleet.kube.errors import NotFound
-from edgefleet.kube.resources import EDGE_MODELS, SECRETS
+from edgefleet.kube.resources import CONFIG_MAPS, EDGE_MODELS, SECRETS
 from edgefleet.oci.client import RegistryClient
 from edgefleet.oci.errors import RegistryError, TransportError, Unauthorised
 from edgefleet.oci.index import fetch_index
 from edgefleet.oci.reference import Reference, Repository
 from edgefleet.oci.referrers import fetch_bundles
-from edgefleet.trust.errors import Rejected
+from edgefleet.trust.errors import Rejected, rejecting
+from edgefleet.trust.identities import Identity, Keyless
 from edgefleet.trust.keys import PublicKey
 from edgefleet.trust.release import verify_golden, verify_release
 
@@ -51,6 +53,21 @@ class Failure:
     reason: str
     message: str
     passing: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Publishers:
+    """Whom `spec.verify` trusts now; `root` is the version of the trusted root that identities are believed by."""
+
+    keys: tuple[PublicKey, ...] = ()
+    keyless: Keyless | None = None
+    root: TrustedRootVersion | None = None
+
+    @property
+    def mark(self) -> list[object]:
+        """Changes when anything of it does."""
+        root = self.keyless and hashlib.sha256(self.keyless.trusted_root).hexdigest()
+        return [[key.id for key in self.keys], root, self.root and self.root.version]
 
 
 class Models:
@@ -102,9 +119,9 @@ class Models:
 
     async def _verify(self, model: EdgeModel) -> tuple[Release | None, Failure | None]:
         try:
-            keys = await self._keys(model)
+            publishers = await self._publishers(model)
             registry = await self._registries.open(model)
-            return await asyncio.get_running_loop().run_in_executor(self._threads, self._find, registry, model, keys), None
+            return await asyncio.get_running_loop().run_in_executor(self._threads, self._find, registry, model, publishers), None
         except Rejected as error:
             return None, Failure(error.reason, error.message)
         except AccessFailed as error:
@@ -114,19 +131,51 @@ class Models:
         except RegistryError as error:
             return None, Failure(error.reason, str(error), passing=isinstance(error, TransportError))
 
-    async def _keys(self, model: EdgeModel) -> list[PublicKey]:
-        name, namespace = model.spec.verify.keys.secret_ref, model.metadata.namespace
+    async def _publishers(self, model: EdgeModel) -> Publishers:
+        verify = model.spec.verify
+        keys = await self._keys(verify.keys.secret_ref, model.metadata.namespace) if verify.keys else ()
+        if verify.keyless is None:
+            return Publishers(keys)
+        with rejecting("IdentityInvalid", "spec.verify.keyless.identities"):
+            identities = tuple(Identity(one.issuer, one.subject or "", one.subject_regex or "") for one in verify.keyless.identities)
+        data, version = await self._trusted_root(model, verify.keyless)
+        return Publishers(keys, Keyless(identities, data), TrustedRootVersion(name=verify.keyless.trusted_root_ref, version=version))
+
+    async def _trusted_root(self, model: EdgeModel, policy: KeylessPolicy) -> tuple[bytes, int]:
+        name, namespace = policy.trusted_root_ref, model.metadata.namespace
+        where = f"ConfigMap {namespace}/{name} (spec.verify.keyless.trustedRootRef)"
+        try:
+            data = (await self._api.get(CONFIG_MAPS, name, namespace)).get("data") or {}
+        except NotFound:
+            raise Rejected(
+                "TrustedRootNotFound", f"{where} does not exist: create it with the entries trusted_root.json and version"
+            ) from None
+        text, version = data.get("trusted_root.json", ""), data.get("version", "")
+        if not text or not re.fullmatch(r"[1-9][0-9]{0,8}", version):
+            found = ", ".join(sorted(data)) or "none"
+            raise Rejected(
+                "TrustedRootNotFound", f"{where} needs the entries trusted_root.json and version, a number from 1; found: {found[:200]}"
+            )
+        held = model.status.release.trusted_root if model.status.release else None
+        if held is not None and held.name == name and int(version) < held.version:
+            raise Rejected(
+                "TrustedRootRollback",
+                f"{where} has version {version}, version {held.version} was already believed here: who was removed would come back",
+            )
+        return text.encode(), int(version)
+
+    async def _keys(self, name: str, namespace: str | None) -> tuple[PublicKey, ...]:
         where = f"Secret {namespace}/{name} (spec.verify.keys.secretRef)"
         try:
             data = (await self._api.get(SECRETS, name, namespace)).get("data") or {}
         except NotFound:
             raise Rejected("KeysNotFound", f"{where} does not exist: create it with one public key per entry `<name>.pub`") from None
-        keys = [PublicKey.from_pem(base64.b64decode(value)) for entry, value in sorted(data.items()) if entry.endswith(".pub")]
+        keys = tuple(PublicKey.from_pem(base64.b64decode(value)) for entry, value in sorted(data.items()) if entry.endswith(".pub"))
         if not keys:
             raise Rejected("KeysNotFound", f"{where} has no entry whose name ends in .pub; found: {', '.join(sorted(data)) or 'none'}")
         return keys
 
-    def _find(self, registry: RegistryClient, model: EdgeModel, keys: list[PublicKey]) -> Release:
+    def _find(self, registry: RegistryClient, model: EdgeModel, publishers: Publishers) -> Release:
         source, verify = model.spec.source, model.spec.verify
         repository = Repository.parse(source.repository)
         digest = source.digest or registry.resolve(Reference(repository, tag=source.tag))
@@ -135,17 +184,17 @@ class Models:
             why = f" ({revoked.reason})" if revoked.reason else ""
             raise Rejected("Revoked", f"{repository}@{digest} stands in spec.revoked{why}: name another release in spec.source")
         rules = {"verify": verify.to_json_dict(), "golden": model.spec.golden and model.spec.golden.to_json_dict()}
-        mark = hashlib.sha256(json.dumps([digest, rules, [key.id for key in keys]]).encode()).hexdigest()
+        mark = hashlib.sha256(json.dumps([digest, rules, publishers.mark]).encode()).hexdigest()
         key = (model.metadata.namespace or "", model.metadata.name)
         held = self._verified.get(key)
         if held is not None and held[0] == mark:
             return held[1]
-        release = self._fetch_verified(registry, model, keys, repository, digest)
+        release = self._fetch_verified(registry, model, publishers, repository, digest)
         self._verified[key] = (mark, release)
         return release
 
     def _fetch_verified(
-        self, registry: RegistryClient, model: EdgeModel, keys: list[PublicKey], repository: Repository, digest: str
+        self, registry: RegistryClient, model: EdgeModel, publishers: Publishers, repository: Repository, digest: str
     ) -> Release:
         verify, golden, name = model.spec.verify, model.spec.golden, model.metadata.name
         found = fetch_bundles(registry, repository, digest)
@@ -153,8 +202,9 @@ class Models:
             digest=digest,
             model=name,
             bundles=found.bundles,
-            keys=keys,
-            threshold=verify.keys.threshold,
+            keys=publishers.keys,
+            keyless=publishers.keyless,
+            threshold=verify.demanded,
             min_seq=verify.min_release_seq,
         )
         index = fetch_index(registry, repository, digest)
@@ -162,7 +212,14 @@ class Models:
             where = Repository.parse(golden.repository)
             bundles = fetch_bundles(registry, where, golden.digest).bundles
             try:
-                verify_golden(digest=golden.digest, model=name, bundles=bundles, keys=keys, threshold=verify.keys.threshold)
+                verify_golden(
+                    digest=golden.digest,
+                    model=name,
+                    bundles=bundles,
+                    keys=publishers.keys,
+                    keyless=publishers.keyless,
+                    threshold=verify.demanded,
+                )
             except Rejected as error:
                 raise Rejected(error.reason, f"golden set {where}@{golden.digest}: {error.message}") from error
         return Release(
@@ -170,7 +227,13 @@ class Models:
             version=verified.version,
             seq=verified.seq,
             variants=index.variants,
-            signed_by=verified.signed_by[:MAX_SIGNERS_SHOWN],
+            signed_by=tuple(signer.name for signer in verified.signers[:MAX_SIGNERS_SHOWN]),
+            identities=tuple(
+                SigningIdentity(subject=signer.name, issuer=signer.issuer, logged_at=format_time(signer.logged_at))
+                for signer in verified.signers[:MAX_SIGNERS_SHOWN]
+                if signer.logged_at is not None
+            ),
+            trusted_root=publishers.root,
             verified_at=format_time(datetime.now(UTC)),
         )
 
