@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -22,6 +23,7 @@ from tests.lab.pod_images import busybox_image
 
 NETWORK = "10.77.0"
 GROUP = "edgefleet-lab-"
+INOTIFY_PER_NODE = 16  # API server 3, controllers 5, kubelet 6, containerd 2
 _numbers = itertools.count()
 
 
@@ -82,7 +84,7 @@ class NodeLab:
     @classmethod
     def start(cls, folder: Path, names: Sequence[str]) -> Self:
         """Starts them below `folder`, which nothing else uses, and returns when each node is Ready. Raises LabError."""
-        _check_machine(folder)
+        _check_machine(folder, len(names))
         # A kubelet may not be newer than its API server, and there is only the newest.
         plane, binaries, tools = fetch_control_plane(NEWEST), fetch_node_binaries(), fetch_node_tools()
         pause = busybox_image(node_servers.PAUSE, "sleep", "infinity")
@@ -142,12 +144,32 @@ class NodeLab:
         self.stop()
 
 
-def _check_machine(folder: Path) -> None:
+def count_inotify() -> int:
+    """How many inotify instances processes of this user hold."""
+    found = 0
+    for handle in Path("/proc").glob("[0-9]*/fd/*"):
+        with suppress(OSError):  # what ended meanwhile
+            found += handle.parents[1].stat().st_uid == os.geteuid() and str(handle.readlink()) == "anon_inode:inotify"
+    return found
+
+
+def require_inotify(nodes: int, limit: int) -> None:
+    """What a node's servers watch files with is scarce, and who gets none more of it fails late and says little. Raises LabError."""
+    used, needed = count_inotify(), nodes * INOTIFY_PER_NODE
+    if used + needed > limit:
+        raise LabError(
+            f"{nodes} nodes need {needed} inotify instances, and {used} of the {limit} of this user are taken: end another lab of nodes "
+            "(`python -m tests.lab down`), or raise the sysctl fs.inotify.max_user_instances"
+        )
+
+
+def _check_machine(folder: Path, nodes: int) -> None:
     if os.geteuid():
         raise LabError("clusters with nodes need root on Linux: namespaces and control groups are made")
     hidden = [top for top in ("/run", "/opt", "/var/lib", "/var/log") if folder.resolve().is_relative_to(top)]
     if hidden:
         raise LabError(f"{folder} lies below {hidden[0]}, which nodes see as an empty folder: choose another folder")
+    require_inotify(nodes, int(Path("/proc/sys/fs/inotify/max_user_instances").read_text()))
 
 
 def _make_bridge(outer: Namespaces) -> None:

@@ -1,0 +1,22 @@
+"""What the lab refuses before it starts a node."""
+
+import ctypes
+import os
+
+import pytest
+
+from tests.lab import LabError
+from tests.lab.nodes import INOTIFY_PER_NODE, count_inotify, require_inotify
+
+
+def test_inotify_instances_are_counted_and_asked_for_before_anything_starts() -> None:
+    held = [ctypes.CDLL(None).inotify_init() for _ in range(40)]
+    try:
+        used = count_inotify()
+        assert used >= len(held)
+        with pytest.raises(LabError, match=r"2 nodes need \d+ inotify instances.*fs.inotify.max_user_instances"):
+            require_inotify(2, len(held) + 2 * INOTIFY_PER_NODE - 1)
+    finally:
+        for handle in held:
+            os.close(handle)
+    require_inotify(2, 10_000)
