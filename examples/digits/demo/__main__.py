@@ -13,7 +13,15 @@ from rich.console import Console
 from rich.text import Text
 
 from examples.digits.demo.checks import CheckFailedError, Checks
-from examples.digits.demo.ending import describe_files, describe_way_around, print_acts, print_counts, print_times, write_story
+from examples.digits.demo.ending import (
+    describe_files,
+    describe_first_site,
+    describe_way_around,
+    print_acts,
+    print_counts,
+    print_times,
+    write_story,
+)
 from examples.digits.demo.links import better_release_without_one, returning_site
 from examples.digits.demo.nodes import NodeStage, cut_link
 from examples.digits.demo.person import CommandFailedError
@@ -84,7 +92,7 @@ def run(root: Path, acts: Acts, *, keep: bool, verbose: bool, console: Console) 
         console.print(Text("ending everything ...", "dim"))
         stage.close()
     counts = stage.traffic.read()
-    print_counts(console, counts)
+    print_counts(console, counts, len(stage.eligible))
     if code == 0 and counts.lost:  # after the last assertion
         console.print(Text(f"FAILED  requests were lost:\n{counts.describe_losses()}", "bold red"))
         code = 1
@@ -103,6 +111,7 @@ def _perform(stage: Stage, acts: Acts, console: Console, verbose: bool) -> int:
         console.print(describe_files(stage.folders))
         return 1
     print_acts(console, stage.story)
+    console.print(describe_first_site(stage.story), soft_wrap=True)
     return 0
 
 

@@ -1,5 +1,6 @@
 """What is printed when the acts are over: each act with what happened and what was asserted, the customers' count, and where to look."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -8,12 +9,15 @@ from rich.table import Table
 from rich.text import Text
 
 from examples.digits.demo.counts import Counts
-from examples.digits.demo.places import ELIGIBLE, FLEET, Folders
+from examples.digits.demo.places import FLEET, PLACES, Folders
 from examples.digits.demo.screen import format_event
 from examples.digits.demo.stage import Stage
 from examples.digits.demo.story import Event, Story
 from examples.digits.demo.times import SHORTENED
 from tests.lab.binaries import fetch_kubectl
+
+_SITES = {place.name for place in PLACES}
+_SERVES = re.compile(r"site [-\w]+: \S+ .*Active$")
 
 
 def print_times(console: Console) -> None:
@@ -39,13 +43,30 @@ def print_acts(console: Console, story: Story) -> None:
     console.print(table)
 
 
-def print_counts(console: Console, counts: Counts) -> None:
-    """The customers' own figures."""
+def describe_first_site(story: Story) -> str:
+    """How many commands and how much time it took from empty clusters to the first site that serves; empty if none does.
+
+    Edits are no commands, and those that let another site in do not count; their time does.
+    """
+    served = next((event for event in story.events if event.kind == "fleet" and _SERVES.match(event.text)), None)
+    if served is None:
+        return ""
+    site = served.text.split()[1].rstrip(":")
+    typed = [event for event in story.events if event.kind == "command" and event.at <= served.at and not event.text.startswith("#")]
+    named = [(event, _SITES.intersection(re.split(r"[ ./]", event.text)) - {site}) for event in typed]
+    needed, others = [event for event, other in named if not other], set[str]().union(*(other for _, other in named))
+    took = served.at - typed[0].at
+    also = f", the joining of {len(others)} other sites by {len(typed) - len(needed)} more included" if others else ""
+    return f"from empty clusters to {site}, the first site that serves: {len(needed)} commands, {took / 60:.1f} minutes{also}"
+
+
+def print_counts(console: Console, counts: Counts, eligible: int) -> None:
+    """The customers' own figures; `eligible` is the number of sites that were to serve."""
     served = [name for name, count in counts.sites.items() if count.answered]
     share = counts.right / counts.answered if counts.answered else 0.0
     console.print(
         f"customers: {counts.answered} requests answered at {len(served)} sites ({share:.1%} with the right digit), "
-        f"[bold]{counts.lost} lost[/bold]; {len(ELIGIBLE)} sites were to serve{_describe_failed(counts)}",
+        f"[bold]{counts.lost} lost[/bold]; {eligible} sites were to serve{_describe_failed(counts)}",
         soft_wrap=True,
     )
 

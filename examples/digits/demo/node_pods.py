@@ -1,18 +1,23 @@
-"""The pods of the demo on nodes, as objects: a site's agent with its model server, and the line that leads every pod to the registry."""
+"""What the demo on nodes gives to clusters besides the charts: a site's model server with the claim that it shares with the agent and the
+gateway, the values of the site's chart, and the line that leads pods to the registry.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from edgefleet.api.meta import site_namespace
+from examples.digits.demo.places import MEMORY, Place
 from examples.digits.demo.times import RENEW
 from tests.lab import tcp_line
 from tests.lab.nodes import NETWORK
 from tests.lab.pod_images import EDGEFLEET, PYTHON, SERVER
 
-AGENT = "edgefleet-agent"
+CLAIM = "site"
+SERVER_NAME = "model-server"
+SERVER_PORT, METRICS_PORT = 8080, 8082
 GATEWAY_PORT = 8000
-_FOLDERS = ("/state/agent", "/state/models")
+MODELS = "/var/lib/edgefleet/models"  # where the chart's agent has the claim's folder `models`
 _RESTRICTED = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
 _POD = {
     "runAsNonRoot": True,
@@ -23,10 +28,10 @@ _POD = {
 }
 # The model server is told by variables what tests/lab/server.py writes into its settings: it starts without a model.
 _SERVER = {
-    "MLSERVER_HOST": "127.0.0.1",
-    "MLSERVER_HTTP_PORT": "8080",
+    "MLSERVER_HOST": "0.0.0.0",  # noqa: S104
+    "MLSERVER_HTTP_PORT": str(SERVER_PORT),
     "MLSERVER_GRPC_PORT": "8081",
-    "MLSERVER_METRICS_PORT": "8082",
+    "MLSERVER_METRICS_PORT": str(METRICS_PORT),
     "MLSERVER_LOAD_MODELS_AT_STARTUP": "false",
     "MLSERVER_PARALLEL_WORKERS": "0",
     "MLSERVER_DEBUG": "false",
@@ -38,68 +43,60 @@ def plan_hub_line(registry: str) -> dict[str, Any]:
     return {"spec": {"template": {"spec": {"containers": [_line(registry)]}}}}
 
 
-def plan_site(site: str, secret: Mapping[str, str], registry: str) -> list[dict[str, Any]]:
-    """The objects of a site: its files (Base64 by name), a claim on the volume of its own, and the Deployment of its one pod."""
-    place = {"name": AGENT, "namespace": site_namespace(site)}
-    claim = {"accessModes": ["ReadWriteOnce"], "storageClassName": "lab", "volumeName": f"site-{site}"}
-    claim["resources"] = {"requests": {"storage": "1Gi"}}
-    state = {"name": "state", "mountPath": "/state"}
-    mounts = [state, {"name": "files", "mountPath": "/files", "readOnly": True}, {"name": "tmp", "mountPath": "/tmp"}]  # noqa: S108
-    making = f"import os; [os.makedirs(folder, exist_ok=True) for folder in {_FOLDERS}]"
-    first = _container("folders", command=[PYTHON], args=["-c", making], volumeMounts=[state])
-    agent = _container("agent", args=_agent_words(site), volumeMounts=mounts, ports=[{"name": "gateway", "containerPort": GATEWAY_PORT}])
-    agent["readinessProbe"] = {"tcpSocket": {"port": GATEWAY_PORT}, "periodSeconds": 2}
-    server = _container("server", args=["/state/models"], volumeMounts=mounts, env=[{"name": k, "value": v} for k, v in _SERVER.items()])
-    server["image"] = SERVER
+def plan_server(site: str) -> list[dict[str, Any]]:
+    """What a site has before edgefleet comes: its namespace, which admits restricted pods alone, a claim, and a model server."""
+    place = {"name": SERVER_NAME, "namespace": site_namespace(site)}
+    labels = {"app": SERVER_NAME}
+    server = {
+        "name": "server",
+        "image": SERVER,
+        "args": [MODELS],
+        "securityContext": _RESTRICTED,
+        "env": [{"name": name, "value": value} for name, value in _SERVER.items()],
+        "ports": [{"name": "models", "containerPort": SERVER_PORT}],
+        "readinessProbe": {"httpGet": {"path": "/v2/health/ready", "port": SERVER_PORT}, "periodSeconds": 3, "timeoutSeconds": 5},
+        "resources": {"requests": {"cpu": "50m", "memory": "192Mi"}},
+        "volumeMounts": [
+            {"name": "store", "mountPath": MODELS, "subPath": "models", "readOnly": True},
+            {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108
+        ],
+    }
     pod = {
         "automountServiceAccountToken": False,
         "securityContext": _POD,
-        "initContainers": [first],
-        "containers": [agent, server, _line(registry)],
-        "volumes": [
-            {"name": "state", "persistentVolumeClaim": {"claimName": AGENT}},
-            {"name": "files", "secret": {"secretName": AGENT}},
-            {"name": "tmp", "emptyDir": {}},
-        ],
+        "containers": [server],
+        "volumes": [{"name": "store", "persistentVolumeClaim": {"claimName": CLAIM}}, {"name": "tmp", "emptyDir": {}}],
     }
-    labels = {"app": AGENT}
+    claim = {"accessModes": ["ReadWriteOnce"], "storageClassName": "lab", "resources": {"requests": {"storage": "1Gi"}}}
     deployment = {
-        "replicas": 1,
         "strategy": {"type": "Recreate"},
         "progressDeadlineSeconds": 900,
         "selector": {"matchLabels": labels},
         "template": {"metadata": {"labels": labels}, "spec": pod},
     }
+    restricted = {"pod-security.kubernetes.io/enforce": "restricted"}
     return [
-        {"apiVersion": "v1", "kind": "Secret", "metadata": place, "data": dict(secret)},
-        {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": place, "spec": claim},
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": place["namespace"], "labels": restricted}},
+        {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {**place, "name": CLAIM}, "spec": claim},
         {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": place, "spec": deployment},
     ]
 
 
-def _agent_words(site: str) -> list[str]:
-    return [
-        "agent",
-        f"--site={site}",
-        "--hub-kubeconfig=/files/hub.kubeconfig",
-        "--site-kubeconfig=/files/site.kubeconfig",
-        "--trusted-root=/files/root.json",
-        "--hardware=/files/hardware.yaml",
-        "--state=/state/agent",
-        "--server-url=http://127.0.0.1:8080",
-        "--server-models=/state/models",
-        "--server-metrics=http://127.0.0.1:8082/metrics",
-        "--gateway-host=0.0.0.0",
-        f"--gateway-port={GATEWAY_PORT}",
-        f"{RENEW.key}={RENEW.demo}",
-    ]
+def plan_values(place: Place, server: str, registry: str, *, kinds: bool) -> Mapping[str, Any]:
+    """Values of charts/edgefleet-agent for a site whose model server has the address `server`; `kinds` for the first of a cluster."""
+    return {
+        "site": place.name,
+        "server": {"url": f"http://{server}:{SERVER_PORT}", "metrics": f"http://{server}:{METRICS_PORT}/metrics"},
+        "storage": {"existingClaim": CLAIM},
+        "hardware": {"arch": "amd64", "memory": MEMORY, "features": list(place.features)},
+        RENEW.key.lstrip("-"): RENEW.demo,
+        "extraContainers": [_line(registry)],
+        "crds": kinds,
+    }
 
 
 def _line(registry: str) -> dict[str, Any]:
     host, port = registry.split(":")
     text = Path(tcp_line.__file__).read_text()
-    return _container("registry-line", command=[PYTHON], args=["-c", text, host, port, f"{NETWORK}.1", port])
-
-
-def _container(name: str, **fields: Any) -> dict[str, Any]:
-    return {"name": name, "image": EDGEFLEET, "securityContext": _RESTRICTED, **fields}
+    line = {"name": "registry-line", "image": EDGEFLEET, "securityContext": _RESTRICTED}
+    return {**line, "command": [PYTHON], "args": ["-c", text, host, port, f"{NETWORK}.1", port]}

@@ -4,7 +4,6 @@ What differs from stage.py is only how programs are started and where customers 
 The demo itself moves into the lab's network; nothing in it has a way out.
 """
 
-import base64
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,24 +15,26 @@ import yaml
 from edgefleet.api.meta import site_namespace
 from examples.digits.demo.counts import Counts, Traffic
 from examples.digits.demo.links import is_heard
-from examples.digits.demo.node_pods import AGENT, plan_hub_line, plan_site
+from examples.digits.demo.node_pods import GATEWAY_PORT, SERVER_NAME, plan_hub_line, plan_server, plan_values
 from examples.digits.demo.observer import Observer
 from examples.digits.demo.person import Person
-from examples.digits.demo.places import DIGITS, HUB_NAMESPACE, OPERATOR, PLACES, REPOSITORY, Place
+from examples.digits.demo.places import DIGITS, FEWER, HUB_NAMESPACE, OPERATOR, REPOSITORY, Place
 from examples.digits.demo.play import Play
-from examples.digits.demo.stage import MEMORY, RATE, Stage, _environment
+from examples.digits.demo.stage import RATE, Stage, _environment
 from examples.digits.demo.story import Story
 from tests.lab import tcp_line
 from tests.lab.binaries import fetch_kubectl
 from tests.lab.control_plane import HUB
+from tests.lab.helm import fetch_helm
 from tests.lab.nodes import NETWORK, NodeLab
 from tests.lab.pod_images import edgefleet_image, server_image
 from tests.lab.processes import Process, start_process, stop_processes
 from tests.lab.registry import Registry
 from tests.lab.server import fetch_server_environment
 
-POD_LIMIT = 400  # seconds until nine pods with a model server each are Ready; half a minute on an idle machine
+POD_LIMIT = 600  # seconds until a Deployment is Ready
 SITES = ("east", "west")
+PODS = ("edgefleet-agent", "edgefleet-gateway", SERVER_NAME)
 CUT = "west"
 """The cluster whose link is cut."""
 
@@ -42,6 +43,7 @@ class NodeStage(Stage):
     """A stage whose `lab` has nodes."""
 
     lab: NodeLab
+    places = FEWER
 
     def __init__(self, root: Path, story: Story) -> None:
         super().__init__(root, story)
@@ -62,6 +64,8 @@ class NodeStage(Stage):
             work += [pool.submit(self.lab.hub.import_image, image) for image in images["hub"]]
             for done in work:
                 done.result()
+        for place in self.places:
+            self._start_server(place)
         self.lab.outer.enter()
         self.story.tell("stage", f"three nodes are Ready; `nsenter --target {self.lab.outer.pid} --net` leads into their network")
         self.registry = Registry()
@@ -72,7 +76,7 @@ class NodeStage(Stage):
         self.story.tell("stage", f"trained on real handwriting, share of the golden set answered rightly: {scores}")
         self.observer = Observer(self.lab.hub.kubeconfig, self.story)
         self.observer.start()
-        return Person(self.story, self.folders.desk, self.lab.hub.kubeconfig, fetch_kubectl(), OPERATOR)
+        return Person(self.story, self.folders.desk, self.lab.hub.kubeconfig, fetch_kubectl(), OPERATOR, fetch_helm())
 
     def start_hub(self) -> None:
         """The chart's Deployment runs already; its pods get a line to the registry."""
@@ -80,23 +84,34 @@ class NodeStage(Stage):
         patch = json.dumps(plan_hub_line(self.registry.host))
         hub = self.lab.hub
         hub.kubectl("-n", HUB_NAMESPACE, "patch", "deployment", "edgefleet-hub", "--type=strategic", "--patch", patch)
-        hub.kubectl("-n", HUB_NAMESPACE, "rollout", "status", "deployment/edgefleet-hub", "--timeout=180s", limit=200)
+        hub.kubectl("-n", HUB_NAMESPACE, "rollout", "status", "deployment/edgefleet-hub", f"--timeout={POD_LIMIT}s", limit=POD_LIMIT + 20)
         self.story.tell("stage", "two hub pods are Ready, as the chart asks for")
 
-    def start_agents(self, root: Path) -> None:
-        """A pod for each site, with a volume of its own; returns when all are Ready."""
-        for place in PLACES:
-            self._apply(place, root)
-        for place in PLACES:
-            cluster = self.lab.clusters[place.cluster]
-            words = ("rollout", "status", f"deployment/{AGENT}", f"--timeout={POD_LIMIT}s")
-            cluster.kubectl("-n", site_namespace(place.name), *words, limit=POD_LIMIT + 20)
-        self.story.tell("stage", f"{len(PLACES)} agent pods are Ready on two nodes")
+    def start_agents(self, person: Person) -> None:
+        """Each site joins and gets its chart, by two commands; returns when the pods of all are Ready."""
+        assert self.registry is not None
+        for name, cluster in self.lab.sites.items():
+            (person.desk / f"{name}.yaml").symlink_to(cluster.kubeconfig)
+        first = {name: next(place for place in self.places if place.cluster == name) for name in SITES}
+        for place in self.places:
+            namespace = site_namespace(place.name)
+            self._await_ready(place, SERVER_NAME)
+            values = plan_values(place, self._address(place, f"app={SERVER_NAME}"), self.registry.host, kinds=place in first.values())
+            person.saves(f"sites/{place.name}.yaml", yaml.safe_dump(values))
+            config = f"{place.cluster}.yaml"
+            join = f"edgefleet site join {place.name} --trusted-root trust/root.json"
+            person.types(f"{join} --site-kubeconfig {config} --site-namespace {namespace}")
+            install = "helm install edgefleet-agent edgefleet/charts/edgefleet-agent"
+            person.types(f"{install} --kubeconfig {config} -n {namespace} -f sites/{place.name}.yaml")
+        for place in self.places:
+            for name in PODS:
+                self._await_ready(place, name)
+        self.story.tell("stage", f"agent, gateway and model server of {len(self.places)} sites are Ready on two nodes")
 
     def start_traffic(self) -> None:
         """The customers of each cluster's sites: a process that stands in that cluster's network."""
         for name, cluster in self.lab.sites.items():
-            addresses = [f"{place.name}={self.gateway(place.name)}" for place in PLACES if place.cluster == name]
+            addresses = [f"{place.name}={self.gateway(place.name)}" for place in self.places if place.cluster == name]
             examples = self.folders.desk / "releases" / "live.jsonl"
             command = [*cluster.space.entering(network_only=True), sys.executable, "-m", "examples.digits.traffic"]
             command += ["--examples", str(examples), "--rate", str(RATE), "--rates", str(self._rates)]
@@ -109,9 +124,8 @@ class NodeStage(Stage):
 
     def gateway(self, site: str) -> str:
         """The address of the site's pod, at the gateway's port."""
-        cluster = self.lab.clusters[next(place.cluster for place in PLACES if place.name == site)]
-        found = cluster.kubectl("-n", site_namespace(site), "get", "pods", "-o", "jsonpath={.items[0].status.podIP}")
-        return f"http://{found}:8000"
+        place = next(place for place in self.places if place.name == site)
+        return f"http://{self._address(place, 'app.kubernetes.io/component=gateway')}:{GATEWAY_PORT}"
 
     def close(self) -> None:
         """End everything; what a cluster holds goes with it."""
@@ -121,7 +135,7 @@ class NodeStage(Stage):
 
     def restarts(self, cluster: str) -> Mapping[str, int]:
         """How often each container of a cluster's site pods was started again."""
-        pods = json.loads(self.lab.clusters[cluster].kubectl("get", "pods", "--all-namespaces", "-l", f"app={AGENT}", "-o", "json"))
+        pods = json.loads(self.lab.clusters[cluster].kubectl("get", "pods", "--all-namespaces", "-o", "json"))
         return {
             f"{pod['metadata']['namespace']}/{status['name']}": status["restartCount"]
             for pod in pods["items"]
@@ -131,21 +145,19 @@ class NodeStage(Stage):
     def _counts(self, cluster: str) -> Path:
         return self.folders.out / f"traffic-{cluster}.json"
 
-    def _apply(self, place: Place, root: Path) -> None:
-        assert self.registry is not None
+    def _start_server(self, place: Place) -> None:
         cluster = self.lab.clusters[place.cluster]
-        hub = self.lab.hub.client_kubeconfig(f"edgefleet:site:{place.name}", ["edgefleet:sites"])
-        own = cluster.client_kubeconfig(f"edgefleet:agent:{place.name}")
-        hardware = {"arch": "amd64", "memory": MEMORY, "features": list(place.features)}
-        files = {
-            "hub.kubeconfig": hub.read_bytes(),
-            "site.kubeconfig": own.read_bytes(),
-            "root.json": root.read_bytes(),
-            "hardware.yaml": json.dumps(hardware).encode(),
-        }
         cluster.make_volume(f"site-{place.name}")
-        secret = {name: base64.b64encode(data).decode() for name, data in files.items()}
-        cluster.kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all(plan_site(place.name, secret, self.registry.host)))
+        cluster.kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all(plan_server(place.name)))
+
+    def _await_ready(self, place: Place, deployment: str) -> None:
+        words = ("rollout", "status", f"deployment/{deployment}", f"--timeout={POD_LIMIT}s")
+        self.lab.clusters[place.cluster].kubectl("-n", site_namespace(place.name), *words, limit=POD_LIMIT + 20)
+
+    def _address(self, place: Place, label: str) -> str:
+        """That of the one pod of a site with this label."""
+        words = ("get", "pods", "-l", label, "-o", "jsonpath={.items[0].status.podIP}")
+        return self.lab.clusters[place.cluster].kubectl("-n", site_namespace(place.name), *words)
 
 
 class SiteTraffic(Traffic):
@@ -165,10 +177,10 @@ class SiteTraffic(Traffic):
 
 
 def cut_link(play: Play) -> None:
-    """12. The link of a whole site cluster is cut (`ip link set down`): its customers notice nothing, and the hub says whom it misses."""
+    """11. The link of a whole site cluster is cut (`ip link set down`): its customers notice nothing, and the hub says whom it misses."""
     stage, checks = play.stage, play.checks
     assert isinstance(stage, NodeStage)
-    gone = [place.name for place in PLACES if place.cluster == CUT]
+    gone = [place.name for place in stage.places if place.cluster == CUT]
     before, restarts = play.counts, stage.restarts(CUT)
     stage.lab.cut(CUT)
     stage.story.tell("stage", f"the link of cluster {CUT} is down")

@@ -1,4 +1,4 @@
-"""What the person at the keyboard does: real kubectl and edgefleet commands, each shown as it could be typed, and edits in Git."""
+"""What the person at the keyboard does: real kubectl, helm and edgefleet commands, each shown as it could be typed, and edits in Git."""
 
 import os
 import shlex
@@ -28,10 +28,12 @@ class Done:
 class Person:
     """Sits in `desk`, a folder with the team's Git and keys; `kubeconfig` is an administrator's at the hub."""
 
-    def __init__(self, story: Story, desk: Path, kubeconfig: Path, kubectl: Path, operator: Path) -> None:
+    def __init__(self, story: Story, desk: Path, kubeconfig: Path, kubectl: Path, operator: Path, helm: Path | None = None) -> None:
         self._story = story
         self.desk = desk
         self._programs = {"kubectl": [str(kubectl)], "edgefleet": [sys.executable, "-m", "edgefleet"]}
+        if helm is not None:
+            self._programs["helm"] = [str(helm)]
         # Wide and plain: the output goes to files and into messages, not to this terminal.
         self._environment = {
             **os.environ,
@@ -39,6 +41,7 @@ class Person:
             "PYTHONPATH": os.pathsep.join(filter(None, (str(operator), os.environ.get("PYTHONPATH")))),
             "COLUMNS": "200",
             "NO_COLOR": "1",
+            **{f"HELM_{kind}_HOME": str(desk / ".helm" / kind.lower()) for kind in ("CACHE", "CONFIG", "DATA")},
         }
 
     def types(self, line: str, expect: int = 0, shown: bool = True, stdin: str | None = None) -> Done:

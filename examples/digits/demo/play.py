@@ -11,7 +11,7 @@ from examples.digits.demo.checks import Checks, describe_fleet
 from examples.digits.demo.counts import Counts
 from examples.digits.demo.observer import Snapshot
 from examples.digits.demo.person import Person
-from examples.digits.demo.places import ELIGIBLE, FLEET, MODEL, REFUSED
+from examples.digits.demo.places import FLEET, MODEL, REFUSED
 from examples.digits.demo.stage import Stage
 
 KEY = "trust/publisher.key"
@@ -34,7 +34,7 @@ class Play:
     @property
     def sites(self) -> frozenset[str]:
         """The eligible sites that have a link to the hub."""
-        return frozenset(ELIGIBLE) - {self.cut_off}
+        return self.stage.eligible - {self.cut_off}
 
     @property
     def counts(self) -> Counts:
@@ -130,7 +130,7 @@ def serving(seen: Snapshot, version: str) -> dict[str, SiteAssignment]:
     }
 
 
-def all_serve(seen: Snapshot, version: str, sites: Collection[str] = ELIGIBLE) -> bool:
+def all_serve(seen: Snapshot, version: str, sites: Collection[str]) -> bool:
     """Whether exactly these sites serve `version`."""
     return set(serving(seen, version)) == set(sites)
 

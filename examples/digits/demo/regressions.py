@@ -7,7 +7,7 @@ from edgefleet.api.policy import Analysis, Metric
 from edgefleet.api.rollout import GateRecord, ModelRollout
 from examples.digits.demo.counts import Counts
 from examples.digits.demo.observer import Snapshot
-from examples.digits.demo.places import ELIGIBLE, FLEET
+from examples.digits.demo.places import FLEET
 from examples.digits.demo.play import ROLL_LIMIT, Play, all_serve, ended, last_run, served_name, serving
 
 EDGE_MS = 100
@@ -168,7 +168,7 @@ def _check_record(play: Play, run: ModelRollout) -> None:
 
 def _check_latency(play: Play, before: Counts, run: ModelRollout, canaries: frozenset[str]) -> None:
     """The customers' own measure: the release was slow, and nobody else was."""
-    now, others = play.counts, frozenset(ELIGIBLE) - canaries
+    now, others = play.counts, play.stage.eligible - canaries
     slow = now.latency_of(served_name(run)).slower_than(EDGE_MS)
     play.checks.holds(f"its customers waited: {slow:.1%} of its answers took more than {EDGE_MS} ms", 0.02 < slow < 0.1, f"{slow:.2%}")
     usual = before.latency_at(others)

@@ -1,10 +1,11 @@
 """What a first user does before a model can roll: keys, trust bundle, CRDs, hub, and the Secrets that hold keys."""
 
+from collections.abc import Sequence
+
 from examples.digits.demo.observer import Snapshot
 from examples.digits.demo.person import Person
-from examples.digits.demo.places import HUB_NAMESPACE, MANIFESTS, MODEL, PLACES, REPOSITORY
+from examples.digits.demo.places import HUB_NAMESPACE, MANIFESTS, MODEL, PLACES, REPOSITORY, Place
 from examples.digits.demo.play import Play
-from examples.digits.demo.stage import apply_site_clusters
 from examples.digits.demo.times import read_manifest
 
 REPORT_LIMIT = 90.0  # seconds: nine agents start at once
@@ -14,7 +15,7 @@ TEAM_FILES = ("namespaces.yaml", "sites.yaml", "model.yaml", "policy.yaml", "fle
 
 
 def set_up(play: Play) -> None:
-    """0. Keys, trust bundle, CRDs, the hub, nine sites with their agents; the hub key's Secret is backed up."""
+    """0. Keys, trust bundle, CRDs, the hub, the sites with their agents; the hub key's Secret is backed up."""
     stage, person = play.stage, play.person
     (person.desk / "edgefleet").symlink_to(REPOSITORY)  # the clone that the person has
     person.types(f"edgefleet trust init trust --model {MODEL}")
@@ -25,20 +26,21 @@ def set_up(play: Play) -> None:
     person.saves(BACKUP, backup, private=True)
     person.notes(f"{BACKUP}, the folder trust and Git are all that a lost hub needs")
     stage.start_hub()
-    apply_site_clusters(stage, person)
-    stage.start_agents(person.desk / "trust" / "root.json")
-    clone_git(person, play.registry)
+    clone_git(person, play.registry, stage.places)
     for file in ("namespaces.yaml", "sites.yaml"):
         person.types(f"kubectl apply -f git/{file}")
+    stage.start_agents(person)
     for team in ("vision", "retail"):
         person.types(f"kubectl -n {team} create secret generic {MODEL}-publishers --from-file=trust/publisher.pub")
-    play.checks.awaits("nine sites report, their hardware marked as declared", all_report, REPORT_LIMIT, describe_sites)
+    sites = len(stage.places)
+    what = f"{sites} sites report, their hardware marked as declared"
+    play.checks.awaits(what, lambda seen: all_report(seen, sites), REPORT_LIMIT, describe_sites)
 
 
-def all_report(seen: Snapshot) -> bool:
-    """Whether the hub heard each site, and each says that a person declared its hardware."""
+def all_report(seen: Snapshot, sites: int) -> bool:
+    """Whether the hub heard so many sites, all that it knows, and each says that a person declared its hardware."""
     told = [site.status.hardware for site in seen.sites.values()]
-    return len(told) == len(PLACES) and all(hardware is not None and hardware.declared for hardware in told)
+    return len(told) == sites and all(hardware is not None and hardware.declared for hardware in told)
 
 
 def describe_sites(seen: Snapshot) -> str:
@@ -53,7 +55,10 @@ def install_hub(person: Person) -> None:
     person.types(f"kubectl -n {HUB_NAMESPACE} create configmap trust-bundle --from-file=bundle.json=trust/bundle.json")
 
 
-def clone_git(person: Person, registry: str) -> None:
-    """The team's Git at the desk: the example's manifests with this run's registry and demo times."""
+def clone_git(person: Person, registry: str, places: Sequence[Place] = PLACES) -> None:
+    """The team's Git at the desk: the example's manifests with this run's registry, sites and demo times."""
     for file in TEAM_FILES:
-        person.saves(f"git/{file}", read_manifest(MANIFESTS, file, {"registry.example": registry}))
+        text = read_manifest(MANIFESTS, file, {"registry.example": registry})
+        if file == "sites.yaml":
+            text = "---\n".join(part for part in text.split("---\n") if any(f"name: {place.name}\n" in part for place in places))
+        person.saves(f"git/{file}", text)

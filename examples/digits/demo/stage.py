@@ -1,7 +1,7 @@
 """Starts the world that the demo plays in, and ends it: clusters, a registry, model servers, agents, the hub, the customers.
 
-What a person would do is not here (setting.py, acts.py), but for starting programs. Every process is registered in the lab's run
-folder by pid and start time, so that the next start ends what a killed demo left behind.
+What a person would do is not here (setting.py, and the modules of the acts), but for starting programs. Every process is registered in the
+lab's run folder by pid and start time, so that the next start ends what a killed demo left behind.
 """
 
 import json
@@ -13,28 +13,33 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import yaml
+
 from edgefleet.api.meta import site_namespace
 from examples.digits.demo.cable import Cable
 from examples.digits.demo.counts import Traffic
 from examples.digits.demo.hubpod import HubPod
 from examples.digits.demo.observer import Observer
 from examples.digits.demo.person import Person
-from examples.digits.demo.places import CUT_OFF, DIGITS, OPERATOR, PLACES, REPOSITORY, Folders, Place
+from examples.digits.demo.places import CUT_OFF, DIGITS, MEMORY, OPERATOR, PLACES, REFUSED, REPOSITORY, Folders, Place
 from examples.digits.demo.story import Story
 from examples.digits.demo.times import RENEW
 from tests.lab.binaries import fetch_kubectl
-from tests.lab.cluster import Lab, down
-from tests.lab.installed import hub_kubeconfig
+from tests.lab.cluster import Cluster, Lab, down
+from tests.lab.helm import render
+from tests.lab.installed import hub_kubeconfig, install_site
+from tests.lab.manifests import AGENT_CHART, read_documents
 from tests.lab.processes import Process, free_ports, start_process, stop_processes
 from tests.lab.registry import Registry
 from tests.lab.server import ModelServer, ServerEnvironment, fetch_server_environment, start_model_server
 
-MEMORY = 8 << 30
 RATE = 10.0  # requests a second and site
 
 
 class Stage:
-    """Made by `build`; `close` ends everything, whatever was reached."""
+    """Made by `build`; `close` ends everything, whatever was reached. `places` are its sites."""
+
+    places = PLACES
 
     def __init__(self, root: Path, story: Story) -> None:
         self.folders = Folders(root.resolve())
@@ -50,6 +55,11 @@ class Stage:
         self._gateways: dict[str, int] = {}
 
     @property
+    def eligible(self) -> frozenset[str]:
+        """The sites that may serve the model."""
+        return frozenset(place.name for place in self.places if place.name != REFUSED)
+
+    @property
     def _rates(self) -> Path:
         return self.folders.out / "rates.json"
 
@@ -61,12 +71,13 @@ class Stage:
         self.lab = Lab.start(self.folders.lab)
         self.story.tell("stage", "hub and two site clusters (east, west) are up: upstream Kubernetes, not K3s")
         self.registry = Registry()
-        self._gateways = dict(zip((place.name for place in PLACES), free_ports(len(PLACES)), strict=True))
+        self._gateways = dict(zip((place.name for place in self.places), free_ports(len(self.places)), strict=True))
         releases = self.folders.desk / "releases"
         # Two at a time: each takes two seconds of a core to start, and the machine may have only two.
         with ThreadPoolExecutor(2) as pool:
             training = pool.submit(environment.run, "-m", "examples.digits.train", releases, cwd=REPOSITORY)
-            for place, server in zip(PLACES, pool.map(lambda place: self._start_server(environment, place), PLACES), strict=True):
+            servers = pool.map(lambda place: self._start_server(environment, place), self.places)
+            for place, server in zip(self.places, servers, strict=True):
                 self._servers[place.name] = server
             scores = training.result().strip().replace("\n", "; ")
         self.story.tell("stage", f"trained on real handwriting, share of the golden set answered rightly: {scores}")
@@ -82,14 +93,20 @@ class Stage:
             self.hub = HubPod(command, self.folders.run, _environment(), self.story)
         self.hub.start()
 
-    def start_agents(self, root: Path) -> None:
-        """Nine agents, each with two kubeconfigs that reach nothing but its own namespaces; they pin `root` (root.json)."""
-        for place in PLACES:
-            self._agents.append(self._start_agent(place, root))
+    def start_agents(self, person: Person) -> None:
+        """Nine agents, each with two kubeconfigs that reach nothing but its own namespaces; they pin the person's trust/root.json."""
+        for name, cluster in self.lab.sites.items():
+            here = [place.name for place in self.places if place.cluster == name]
+            install_site(cluster)
+            for site in here:
+                give_agent_rights(cluster, site)
+            self.story.tell("stage", f"cluster {name} gets SiteAssignment and namespaces {', '.join(map(site_namespace, here))}")
+        for place in self.places:
+            self._agents.append(self._start_agent(place, person.desk / "trust" / "root.json"))
 
     def start_traffic(self) -> None:
         """The customers: one independent process that knows nothing but nine addresses."""
-        addresses = [f"{place.name}={self.gateway(place.name)}" for place in PLACES]
+        addresses = [f"{place.name}={self.gateway(place.name)}" for place in self.places]
         examples = self.folders.desk / "releases" / "live.jsonl"
         command = [sys.executable, "-m", "examples.digits.traffic", "--examples", str(examples), "--rate", str(RATE)]
         command += ["--rates", str(self._rates), "--out", str(self.folders.out / "traffic.json"), *addresses]
@@ -147,7 +164,7 @@ class Stage:
             self.cable = Cable(hub)
             self.cable.mend()
             hub = self.cable.through()
-        own = self.lab.client_kubeconfig(place.cluster, f"edgefleet:agent:{place.name}")
+        own = self.lab.sites[place.cluster].account_kubeconfig(site_namespace(place.name), "edgefleet-agent")
         server = self._servers[place.name]
         options: dict[str, object] = {
             "--site": place.name,
@@ -174,17 +191,15 @@ def end_leftovers(folders: Folders) -> int:
     return len(ended)
 
 
-def apply_site_clusters(stage: Stage, person: Person) -> None:
-    """What a site's own cluster needs: the kind, the site's namespace, and an agent's rights in it."""
-    template = (DIGITS / "demo" / "agent.yaml").read_text()
-    for name, cluster in stage.lab.sites.items():
-        here = [place.name for place in PLACES if place.cluster == name]
-        manifests = "---\n".join(template.replace("my-site", site) for site in here)
-        file = person.saves(f"{name}.yaml", manifests)
-        stage.story.tell("stage", f"cluster {name} gets SiteAssignment and namespaces {', '.join(map(site_namespace, here))}")
-        cluster.kubectl("apply", "-f", str(REPOSITORY / "crds" / "siteassignments.yaml"))
-        cluster.kubectl("wait", "--for=condition=Established", "crd/siteassignments.edgefleet.io", "--timeout=30s")
-        cluster.kubectl("apply", "-f", str(file))
+def give_agent_rights(cluster: Cluster, site: str) -> None:
+    """The site's namespace in its own cluster, and its agent's account with the rights that the chart gives it."""
+    namespace = site_namespace(site)
+    # What is served where is told to the agent on its command line here: no pod reads this address.
+    settings = [f"site={site}", "server.url=http://localhost:8080", "crds=false"]
+    rendered = read_documents(render(AGENT_CHART, namespace=namespace, settings=settings))
+    objects: list[dict[str, object]] = [{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}]
+    objects += [body for body in rendered if body["kind"] in ("ServiceAccount", "Role", "RoleBinding")]
+    cluster.kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all(objects))
 
 
 def _environment() -> dict[str, str]:

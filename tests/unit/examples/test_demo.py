@@ -14,12 +14,13 @@ from edgefleet.api.rollout import ModelRollout
 from edgefleet.api.site import EdgeSite
 from examples.digits.demo.__main__ import ACTS
 from examples.digits.demo.counts import Counts, Latency, SiteCount, Traffic
-from examples.digits.demo.ending import print_counts
+from examples.digits.demo.ending import describe_first_site, print_counts
 from examples.digits.demo.observer import Snapshot, describe_changes
-from examples.digits.demo.places import ELIGIBLE, MANIFESTS, PLACES, REFUSED
+from examples.digits.demo.places import ELIGIBLE, FEWER, MANIFESTS, PLACES, PLAIN, REFUSED, VNNI
 from examples.digits.demo.play import all_serve, variant_words
 from examples.digits.demo.screen import draw_gates, draw_sites
 from examples.digits.demo.setting import TEAM_FILES
+from examples.digits.demo.story import Story
 from examples.digits.demo.survival import lost_hub
 from examples.digits.demo.times import SHORTENED, read_manifest, shorten
 
@@ -83,6 +84,13 @@ def test_nine_places_of_which_one_is_refused() -> None:
     assert (len(PLACES), len(ELIGIBLE), REFUSED) == (9, 8, "austin")
 
 
+def test_on_nodes_there_are_both_kinds_of_hardware_in_both_clusters_and_waves_that_grow() -> None:
+    eligible = [place for place in FEWER if place.name != REFUSED]
+    assert len(eligible) == len(FEWER) - 1
+    assert {(place.cluster, place.features) for place in eligible} == {(one, kind) for one in ("east", "west") for kind in (PLAIN, VNNI)}
+    assert 2 < len(eligible) // 2 < len(eligible)
+
+
 def test_a_wave_is_told_when_it_opens_and_when_it_passes() -> None:
     planned, opened = _run(), _run(waves=[{"name": "canary", "sites": 2, "openedAt": "2026-01-01T00:00:00Z"}])
     passed = _run(waves=[{"name": "canary", "sites": 2, "openedAt": "2026-01-01T00:00:00Z", "passedAt": "2026-01-01T00:00:05Z"}])
@@ -118,11 +126,11 @@ def test_all_serve_believes_only_what_sites_said_of_their_present_assignment() -
         return Snapshot(assignments={(each.spec.site, FLEET): each for each in assignments})
 
     eight = [_serving(site) for site in ELIGIBLE]
-    assert all_serve(seen(*eight), "v2")
-    assert not all_serve(seen(*eight[1:]), "v2")
-    assert not all_serve(seen(*eight, _serving(REFUSED)), "v2")
-    assert not all_serve(seen(*eight[1:], _serving(ELIGIBLE[0], sequence=2, said=1)), "v2")
-    assert not all_serve(seen(*eight), "v1")
+    assert all_serve(seen(*eight), "v2", ELIGIBLE)
+    assert not all_serve(seen(*eight[1:]), "v2", ELIGIBLE)
+    assert not all_serve(seen(*eight, _serving(REFUSED)), "v2", ELIGIBLE)
+    assert not all_serve(seen(*eight[1:], _serving(ELIGIBLE[0], sequence=2, said=1)), "v2", ELIGIBLE)
+    assert not all_serve(seen(*eight), "v1", ELIGIBLE)
 
 
 def test_int8_asks_for_vnni_and_wins_where_it_fits() -> None:
@@ -172,11 +180,26 @@ def test_errors_of_releases_are_added_over_the_sites() -> None:
 def test_the_end_says_what_was_lost_and_which_release_failed() -> None:
     counts = Counts(1.0, {"berlin": SiteCount(answered=200, right=190, failed={"digits--8": 6}), "austin": SiteCount()})
     console = Console(width=80, record=True, file=StringIO())
-    print_counts(console, counts)
+    print_counts(console, counts, 8)
     told = (
         "customers: 200 requests answered at 1 sites (95.0% with the right digit), 0 lost; 8 sites were to serve; digits--8 answered 6 with"
     )
     assert console.export_text().startswith(told)
+
+
+def test_the_first_site_that_serves_is_told_with_its_own_commands_alone() -> None:
+    story = Story()
+    assert describe_first_site(story) == ""
+    for line in ("edgefleet trust init trust", "# edits git/model.yaml", "edgefleet site join almaty", "edgefleet site join berlin"):
+        story.tell("command", line)
+    story.tell("command", "helm install edgefleet-agent chart -f sites/almaty.yaml")
+    story.tell("fleet", "site almaty: v1 fp32 Failed NoRoom: x")
+    assert describe_first_site(story) == ""
+    story.tell("fleet", "site berlin: v1 fp32 Active")
+    story.tell("command", "edgefleet status")
+    told = describe_first_site(story)
+    assert told.startswith("from empty clusters to berlin, the first site that serves: 2 commands, 0.0 minutes")
+    assert told.endswith("the joining of 1 other sites by 2 more included")
 
 
 def test_evidence_is_told_as_it_moves() -> None:
