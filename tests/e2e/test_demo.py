@@ -6,19 +6,19 @@ EDGEFLEET_DEMO_ACTS=all in the environment every act is played, else those of `m
 
 import os
 import re
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).parents[2]
+from tests.e2e.demo_run import CLEANUP, REPOSITORY, run_demo
+from tests.e2e.machine import left_behind
+
 ACTS = os.environ.get("EDGEFLEET_DEMO_ACTS", "standard")
 PLAYED = {"standard": range(1, 8), "all": range(1, 11)}[ACTS]
 LIMIT = {"standard": 900.0, "all": 1500.0}[ACTS]  # seconds for the acts, once the lab is built
 BUILD = 1800.0  # seconds to build the lab where no other test did
-CLEANUP = 60.0
 
 
 @pytest.mark.e2e
@@ -28,46 +28,11 @@ def test_every_act_as_promised_and_no_request_lost(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-m", "tests.lab", "build"], cwd=REPOSITORY, check=True, timeout=BUILD)
 
     output = tmp_path / "output.txt"
-    code = _run_demo(tmp_path / "demo", output)
+    code = run_demo(tmp_path / "demo", ACTS, output, LIMIT)
 
     told = output.read_text()
     assert code == 0, told[-6000:]
     assert re.search(r"customers: [1-9]\d{3,} requests answered at 8 sites .*, 0 lost", told), told[-2000:]
     views = [(tmp_path / "demo" / "out" / f"act-{number}.txt").read_text() for number in PLAYED]
     assert all("vision" in view and "berlin" in view for view in views)
-    assert _left_behind(tmp_path / "demo") == []
-
-
-def _run_demo(folder: Path, output: Path) -> int:
-    paths = os.pathsep.join(filter(None, (str(REPOSITORY / "operator"), os.environ.get("PYTHONPATH"))))
-    environment = {**os.environ, "PYTHONPATH": paths, "COLUMNS": "160"}
-    command = [sys.executable, "-m", "examples.digits.demo", "--acts", ACTS, "--verbose", "--dir", str(folder)]
-    with output.open("wb") as out:
-        demo = subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=out, stderr=subprocess.STDOUT)
-        try:
-            return demo.wait(LIMIT)
-        except subprocess.TimeoutExpired:
-            return -1
-        finally:
-            if demo.poll() is None:
-                demo.send_signal(signal.SIGTERM)
-                try:
-                    demo.wait(CLEANUP)
-                except subprocess.TimeoutExpired:
-                    demo.kill()
-                    demo.wait()
-
-
-def _left_behind(folder: Path) -> list[str]:
-    """Command lines of processes that still name the demo's folder."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (process / "cmdline").read_bytes().split(b"\0")
-            where = str((process / "cwd").readlink())
-        except OSError:
-            continue
-        line = b" ".join(words).decode(errors="replace")
-        if str(folder) in line or where.startswith(str(folder)):
-            found.append(line)
-    return found
+    assert left_behind(tmp_path / "demo") == []

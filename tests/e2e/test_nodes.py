@@ -2,12 +2,11 @@
 
 import json
 import os
-import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
+from tests.e2e.machine import kernel_settings, left_behind
 from tests.lab import LabError
 from tests.lab.cgroups import list_cgroups
 from tests.lab.nodes import GROUP, NodeCluster, NodeLab
@@ -22,15 +21,15 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(START)]
 def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeLab]:
     """Clusters `hub` and `east`, with a node each."""
     folder = tmp_path_factory.mktemp("nodes")
-    before = _kernel_settings()
+    before = kernel_settings()
     with NodeLab.start(folder, ["hub", "east"]) as lab:
         for cluster in lab.clusters.values():
             cluster.import_image(busybox_image(WEB, "httpd", "-f", "-p", "8080", "-h", "/srv"))
         lab.clusters["hub"].import_image(edgefleet_image())
         yield lab
-    assert _kernel_settings() == before
+    assert kernel_settings() == before
     assert list_cgroups(f"{GROUP}{os.getpid()}-") == []
-    assert _left_behind(folder) == []
+    assert left_behind(folder) == []
 
 
 def test_a_pod_with_a_volume_serves_on_a_real_node(nodes: NodeLab) -> None:
@@ -137,23 +136,3 @@ def _pod_address(cluster: NodeCluster) -> str:
 def _fetch(cluster: NodeCluster, url: str) -> str:
     """What a client that stands in the network of `cluster` gets."""
     return cluster.space.call("curl", "--silent", "--show-error", "--fail", "--max-time", "5", "--noproxy", "*", url, network_only=True)
-
-
-def _kernel_settings() -> dict[str, str]:
-    """Those of the machine that a kubelet, a container runtime or a network plugin may set."""
-    done = subprocess.run(["sysctl", "--all"], capture_output=True, text=True, timeout=60, check=False)
-    found = dict(line.split(" = ", 1) for line in done.stdout.splitlines() if " = " in line)
-    return {name: value for name, value in found.items() if name.startswith(("vm.", "net.", "kernel.panic", "kernel.keys."))}
-
-
-def _left_behind(folder: Path) -> list[str]:
-    """Processes and mounts that still name the lab's folder."""
-    lines = [line for line in Path("/proc/self/mounts").read_text().splitlines() if str(folder) in line]
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            line = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except OSError:
-            continue
-        if str(folder) in line:
-            lines.append(line)
-    return lines
