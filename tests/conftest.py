@@ -26,8 +26,8 @@ _PREPARE: dict[str, Callable[[], object]] = {
     "prometheus": debian.fetch_prometheus,
     "flux": flux.fetch_flux,
 }
-# What takes many minutes to build is played on demand: fixture -> the variable that asks for it with "1".
-_ON_DEMAND = {"flux": "EDGEFLEET_FLUX"}
+# What takes many minutes to build or to play is played on demand: fixture -> the variable that asks for it with "1".
+_ON_DEMAND = {"flux": "EDGEFLEET_FLUX", "node_parts": "EDGEFLEET_DEMO_NODES"}
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
