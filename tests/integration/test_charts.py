@@ -13,6 +13,7 @@ from tests.lab import LabError
 from tests.lab.cluster import Cluster, Lab
 from tests.lab.helm import helm, render
 from tests.lab.manifests import AGENT_CHART, HUB_CHART, HUB_NAMESPACE, KINDS, ROOT, read_documents
+from tests.lab.monitoring import fetch_monitoring_kinds
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -43,6 +44,7 @@ def test_helm_finds_nothing_to_complain_about(name: str) -> None:
         ("hub", "image.digest=sha256:abc", "digest"),
         ("hub", "networkPolicy.egressPorts[0]=70000", "egressPorts"),
         ("hub", "serviceMonitor.interval=often", "interval"),
+        ("hub", "prometheusRule.runbooks=https://docs.example", "runbooks"),
         ("agent", "site=Oslo_1", "site"),
         ("agent", "server.url=ftp://models", "url"),
         ("agent", "gateway.service.type=HostPort", "type"),
@@ -100,7 +102,21 @@ def test_what_values_ask_for_is_there_and_else_is_not() -> None:
     assert "PodDisruptionBudget" in plain
     assert "PodDisruptionBudget" not in asked  # of one hub none may be evicted, then
     assert asked["PrometheusRule"]["spec"] == yaml.safe_load((HUB_CHART / "alerts.yaml").read_text())
+    pages = [rule["annotations"]["runbook_url"] for rule in list_rules(asked["PrometheusRule"]["spec"])]
+    own = read_documents(
+        render(
+            HUB_CHART, namespace=HUB_NAMESPACE, settings=["prometheusRule.enabled=true", "prometheusRule.runbooks=https://docs.example/r/"]
+        )
+    )
+    (moved,) = (one["spec"] for one in own if one["kind"] == "PrometheusRule")
+    assert [rule["annotations"]["runbook_url"] for rule in list_rules(moved)] == [
+        f"https://docs.example/r/{page.removeprefix('docs/runbooks/')}" for page in pages
+    ]
     assert json.loads(asked["ConfigMap"]["data"]["edgefleet.json"])["title"] == "edgefleet"
+
+
+def list_rules(spec: dict[str, Any]) -> list[dict[str, Any]]:
+    return [rule for group in spec["groups"] for rule in group["rules"]]
 
 
 def test_it_is_installed_upgraded_with_its_kinds_rolled_back_and_uninstalled(empty: Cluster, tmp_path: Path) -> None:
@@ -136,6 +152,39 @@ def test_it_is_installed_upgraded_with_its_kinds_rolled_back_and_uninstalled(emp
     assert empty.kubectl("get", "edgefleets", "-n", "team", "-o", "name").strip() == "edgefleet.edgefleet.io/plants"
 
 
+def test_what_watches_the_hub_is_taken_by_the_kinds_of_prometheus_operator(empty: Cluster, tmp_path: Path) -> None:
+    kinds, config = fetch_monitoring_kinds(), empty.kubeconfig
+    empty.kubectl("apply", "--server-side", "-f", str(kinds))
+    empty.kubectl("wait", "--for=condition=Established", "--timeout=60s", "-f", str(kinds), limit=70)
+    asked = ["--set", "serviceMonitor.enabled=true,prometheusRule.enabled=true,dashboard.enabled=true,replicas=0"]
+    helm("install", *RELEASE, str(HUB_CHART), "--create-namespace", *asked, kubeconfig=config)
+
+    rules = _get(empty, "prometheusrule", "edgefleet")["spec"]
+    # test_alerts.py lets each of these fire, from the same file.
+    assert rules["groups"] == yaml.safe_load((HUB_CHART / "alerts.yaml").read_text())["groups"]
+    monitor = _get(empty, "servicemonitor", "edgefleet-hub")["spec"]
+    (endpoint,) = monitor["endpoints"]
+    assert endpoint["honorLabels"] is True
+    found = empty.kubectl("get", "services", "-n", HUB_NAMESPACE, "-o", "json", "-l", _selector(monitor["selector"]["matchLabels"]))
+    (service,) = json.loads(found)["items"]
+    assert [port["name"] for port in service["spec"]["ports"]] == [endpoint["port"]]
+    pods = _deployment(empty)["spec"]["template"]["metadata"]["labels"]
+    assert service["spec"]["selector"].items() <= pods.items(), "what it selects is the hub"
+
+    # Were a field wrong, this is how an operator's cluster would say so.
+    wrong = tmp_path / "edgefleet"
+    shutil.copytree(HUB_CHART, wrong)
+    for file, good, bad, said in (
+        ("templates/monitoring.yaml", "honorLabels", "honourLabels", r"honourLabels: field not declared in schema"),
+        ("alerts.yaml", "for: 2m", "for: 2 minutes", r"spec.groups\[0\].rules\[0\].for"),
+    ):
+        kept = (wrong / file).read_text()
+        (wrong / file).write_text(kept.replace(good, bad, 1))
+        with pytest.raises(LabError, match=said):
+            helm("upgrade", *RELEASE, str(wrong), *asked, kubeconfig=config)
+        (wrong / file).write_text(kept)
+
+
 def test_kubectl_applies_the_whole_hub_from_one_file(empty: Cluster) -> None:
     for _ in range(2):  # the second time changes nothing
         empty.kubectl("apply", "--server-side", "-f", str(ROOT / "charts" / "install.yaml"))
@@ -164,8 +213,16 @@ def _create(cluster: Cluster, body: dict[str, Any], *words: str) -> None:
 
 
 def _deployment(cluster: Cluster, name: str = "edgefleet-hub") -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(cluster.kubectl("get", "deployment", name, "-n", HUB_NAMESPACE, "-o", "json"))
+    return _get(cluster, "deployment", name)
+
+
+def _get(cluster: Cluster, kind: str, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(cluster.kubectl("get", kind, name, "-n", HUB_NAMESPACE, "-o", "json"))
     return found
+
+
+def _selector(labels: dict[str, str]) -> str:
+    return ",".join(f"{name}={value}" for name, value in labels.items())
 
 
 def _add_field(template: Path) -> None:
