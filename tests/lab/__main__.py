@@ -11,6 +11,7 @@ from tests.lab import LabError
 from tests.lab.binaries import fetch_control_plane, fetch_kubectl
 from tests.lab.cluster import Lab, down, name_sites
 from tests.lab.debian import fetch_cosign, fetch_docker_registry
+from tests.lab.helm import fetch_helm
 from tests.lab.progress import say
 from tests.lab.registry import Registry
 from tests.lab.server import fetch_server_environment
@@ -23,7 +24,15 @@ DIRECTORY = Annotated[Path, typer.Option("--dir", help="Folder of the lab; anoth
 def build() -> None:
     """Builds and fetches everything into the user cache (10 minutes on two cores, then never again)."""
     plane = fetch_control_plane()
-    for path in (plane.etcd, plane.apiserver, plane.controller_manager, fetch_kubectl(), fetch_cosign(), fetch_docker_registry()):
+    for path in (
+        plane.etcd,
+        plane.apiserver,
+        plane.controller_manager,
+        fetch_kubectl(),
+        fetch_helm(),
+        fetch_cosign(),
+        fetch_docker_registry(),
+    ):
         print(path if path else "kube-controller-manager is missing")
     print(fetch_server_environment().python)
 
