@@ -1,0 +1,38 @@
+"""Bundles that real cosign 3 made (tests/lab/sigstore/vectors.py says with which commands) are believed for as long as this code lives."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from edgefleet.trust.errors import Rejected
+from edgefleet.trust.identities import Identity, Keyless
+from edgefleet.trust.release import verify_release
+from edgefleet.trust.signatures import read_claim
+from tests.lab.sigstore.vectors import ISSUER, KINDS, SUBJECT
+
+VECTORS = Path(__file__).parent / "vectors"
+ROOT = (VECTORS / "trusted_root.json").read_bytes()
+MADE = datetime(2026, 11, 28, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_cosign_made_is_believed(kind: str) -> None:
+    bundles = [(VECTORS / f"{kind}.{said}.json").read_bytes() for said in ("sign", "release")]
+    (digest,) = read_claim(bundles[0])[0].digests
+    trusted = Keyless((Identity(ISSUER, SUBJECT),), ROOT)
+    found = verify_release(digest=digest, model="weld", bundles=bundles, keys=[], keyless=trusted, threshold=1, min_seq=7)
+    (signer,) = found.signers
+    assert (found.version, found.seq, signer.name, signer.issuer) == ("2.4", 7, SUBJECT, ISSUER)
+    assert signer.logged_at is not None
+    assert signer.logged_at.date() == MADE.date()
+    with pytest.raises(Rejected, match="IdentityMismatch"):
+        verify_release(
+            digest=digest,
+            model="weld",
+            bundles=bundles,
+            keys=[],
+            keyless=Keyless((Identity(ISSUER, SUBJECT[:-1]),), ROOT),
+            threshold=1,
+            min_seq=7,
+        )
