@@ -125,6 +125,14 @@ class TenSecondFleet:
 
     # ---- what is there before anything starts
 
+    def publisher(self) -> Publisher:
+        """Whom the sites believe."""
+        return Publisher((self._ground.releases.key.public,), 1, 0)
+
+    def verify(self) -> dict[str, Any]:
+        """Whom the hub believes: `spec.verify`."""
+        return {"keys": {"secretRef": "publishers"}}
+
     async def _set_up_hub(self) -> None:
         """The namespaces, secrets and objects that people make."""
         root, hub_key = PrivateKey.generate(), PrivateKey.generate()
@@ -135,7 +143,7 @@ class TenSecondFleet:
             roots=[root_document],
             signers=[root],
             version=1,
-            publishers={MODEL: Publisher((self._ground.releases.key.public,), 1, 0)},
+            publishers={MODEL: self.publisher()},
             hub_keys=[hub_key.public],
             expires_at=ends,
         )
@@ -231,7 +239,7 @@ class TenSecondFleet:
         """What a person does in Git."""
         self.history.add("note", "person", text=f"names release {version}")
         source = {"repository": str(self._ground.releases.repository), "tag": version, "interval": "5s"}
-        verify, golden = {"keys": {"secretRef": "publishers"}}, self._ground.releases.golden
+        verify, golden = self.verify(), self._ground.releases.golden
         spec = {"source": source, "verify": verify, "golden": golden, "serving": [{"repository": {}}], **more}
         await self.apply(EDGE_MODELS, MODEL, spec)
 

@@ -105,7 +105,7 @@ class SigstoreRoot:
             try:
                 builder.build().verify_message(response, message)
             except VerificationError as error:
-                problem = str(error)
+                problem = str(error).partition(": ErrorStack")[0]  # what follows is OpenSSL's, for nobody
                 continue
             require_form(data, chain[0], [one.public_bytes(Encoding.DER) for one in chain])
             moment = response.tst_info.gen_time
