@@ -20,27 +20,14 @@ from edgefleet.trust.keys import PrivateKey
 from edgefleet.trust.release import GoldenFacts, ReleaseFacts, attest_golden, attest_release, sign_digest
 from tests.lab.cluster import Cluster, Lab
 from tests.lab.history import History
-from tests.lab.installed import install_hub, install_site
+from tests.lab.installed import install_hub, install_site, site_rules
 from tests.lab.nursery import Knobs, Nursery
 from tests.lab.registry import Registry
 
 MODEL = "weld"
 GOLDEN_LINES = 4
 RESTART_SECONDS = 0.1  # a kubelet starts what ended for the first time at once
-AGENT_RIGHTS = """
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRole
-metadata: {name: edgefleet-lab-agents}
-rules:
-  - {apiGroups: [edgefleet.io], resources: [siteassignments], verbs: [get, list, watch, create, patch]}
-  - {apiGroups: [edgefleet.io], resources: [siteassignments/status], verbs: [get, patch]}
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRoleBinding
-metadata: {name: edgefleet-lab-agents}
-roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: edgefleet-lab-agents}
-subjects: [{apiGroup: rbac.authorization.k8s.io, kind: Group, name: "edgefleet:lab-agents"}]
-"""
+LAB_AGENTS = "edgefleet-lab-agents"
 
 
 class Releases:
@@ -103,7 +90,18 @@ class Ground:
 
 def prepare_clusters(lab: Lab) -> list[Cluster]:
     """Install what hubs and agents need; the lanes' hub clusters. Cluster `east` is for the sites, all others are hubs'."""
-    install_site(lab.sites["east"]).kubectl("apply", "-f", "-", stdin=AGENT_RIGHTS)
+    rbac: dict[str, Any] = {"apiVersion": "rbac.authorization.k8s.io/v1"}
+    role = {**rbac, "kind": "ClusterRole", "metadata": {"name": LAB_AGENTS}, "rules": site_rules("edgefleet-agent")}
+    binding = {
+        **rbac,
+        "kind": "ClusterRoleBinding",
+        "metadata": {"name": LAB_AGENTS},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": LAB_AGENTS},
+        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": "edgefleet:lab-agents"}],
+    }
+    install_site(lab.sites["east"])
+    for body in (role, binding):
+        lab.sites["east"].kubectl("apply", "-f", "-", stdin=json.dumps(body))
     return [install_hub(cluster) for cluster in (lab.hub, *(one for name, one in lab.sites.items() if name != "east"))]
 
 

@@ -4,20 +4,19 @@ import asyncio
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from edgefleet.kube.resources import EDGE_FLEETS, EDGE_SITES, ROLLOUT_POLICIES
+from tests.integration.attempts import Kubectl, attempt, refusal_of, run_body
 from tests.integration.fakesites import FakeSites
-from tests.integration.test_rights import run_body
 from tests.integration.world import POLICY, World, four_sites, versions
 from tests.lab import LabError
 from tests.lab.cluster import Cluster, Lab
 from tests.lab.installed import hub_kubeconfig, install_hub
 
-Kubectl = Callable[..., str]
 ROLES = {
     "vic": ("viewer",),
     "ada": ("author", "approver"),
@@ -148,14 +147,12 @@ REFUSED: list[tuple[str, str, list[str], Any, str]] = [
 
 @pytest.mark.parametrize(("who", "arguments", "body"), [case[1:] for case in ALLOWED], ids=[case[0] for case in ALLOWED])
 def test_allowed(people: dict[str, Kubectl], who: str, arguments: list[str], body: Any) -> None:
-    people[who](*arguments, stdin=json.dumps(body) if body else None)
+    attempt(people[who], arguments, body)
 
 
 @pytest.mark.parametrize(("who", "arguments", "body", "said"), [case[1:] for case in REFUSED], ids=[case[0] for case in REFUSED])
 def test_refused(people: dict[str, Kubectl], who: str, arguments: list[str], body: Any, said: str) -> None:
-    with pytest.raises(LabError) as refusal:
-        people[who](*arguments, stdin=json.dumps(body) if body else None)
-    assert said in str(refusal.value)
+    assert said in refusal_of(people[who], arguments, body)
 
 
 def test_a_name_does_not_outlive_a_change_by_somebody_else(people: dict[str, Kubectl], lab: Lab) -> None:

@@ -1,10 +1,14 @@
 """What is generated under charts/ is what its sources say."""
 
+import inspect
 from pathlib import Path
 
 import yaml
 
 from edgefleet.api.site import Hardware
+from edgefleet.cli.agent import drain
+from edgefleet.hub import probes
+from edgefleet.site.gateway_config import FLUSH_SECONDS
 from edgefleet.site.hardware import declare_hardware
 from tests.lab.helm import helm, render
 from tests.lab.manifests import AGENT_CHART, HUB_CHART, KINDS, ROOT, plan_crds, plan_install, plan_site_crds
@@ -40,6 +44,30 @@ def test_values_reach_the_command_line() -> None:
     pods = render(AGENT_CHART, namespace="edge", settings=[*site, "pods.enabled=true", "storage.existingClaim=mine"])
     assert "--pods-namespace=edge" in pods
     assert "--store-claim=mine" in pods
+
+
+def test_a_hub_has_three_minutes_to_start_and_is_asked_for_what_it_answers() -> None:
+    documents = yaml.safe_load_all(render(HUB_CHART, namespace="edge"))
+    (hub,) = (body["spec"]["template"]["spec"]["containers"][0] for body in documents if body and body["kind"] == "Deployment")
+    start, alive, ready = hub["startupProbe"], hub["livenessProbe"], hub["readinessProbe"]
+    assert start["periodSeconds"] * start["failureThreshold"] >= 180
+    assert start["httpGet"] == alive["httpGet"]
+    assert "initialDelaySeconds" not in alive, "the start has a probe of its own"
+    answered = inspect.getsource(probes)
+    assert all(f'"{probe["httpGet"]["path"]}"' in answered for probe in (start, alive, ready))
+
+
+def test_the_next_gateway_comes_before_the_old_one_goes_which_has_time_to_drain() -> None:
+    documents = yaml.safe_load_all(render(AGENT_CHART, namespace="edge", settings=["site=oslo", "server.url=http://models:8080"]))
+    (gateway,) = (one["spec"] for one in documents if one and (one["kind"], one["metadata"]["name"]) == ("Deployment", "edgefleet-gateway"))
+    assert gateway["strategy"] == {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
+    pod = gateway["template"]["spec"]
+    hook = pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
+    assert hook[:5] == ["python3", "-m", "edgefleet", "gateway", "drain"]
+    assert [word.partition("=")[0] for word in hook[5:]] == ["--state"], "the limits are those of the command"
+    limits = inspect.signature(drain).parameters
+    longest = limits["seconds"].default + limits["limit"].default + FLUSH_SECONDS
+    assert pod["terminationGracePeriodSeconds"] >= longest + 20, "Python may take long to start on a small machine"
 
 
 def test_a_site_declares_its_hardware_and_has_containers_beside_its_agent(tmp_path: Path) -> None:

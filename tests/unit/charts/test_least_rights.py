@@ -24,14 +24,10 @@ VERBS = {
     "delete": {"delete"},
 }
 KOPF = ("edgemodels", "edgefleets", "rolloutpolicies", "modelrollouts")
-HELP = "kubectl reads a status before it patches it, as who helps the hub out does"
 BIND = "the API server lets nobody bind a role (edgefleet-site) with rights that he has not"
 ELSE = {
     **{(kind, verb): "kopf watches it" for kind in KOPF for verb in ("list", "watch")},
-    ("siteassignments", "get"): BIND,
-    ("siteassignments/status", "get"): BIND,
     ("siteassignments/status", "patch"): BIND,
-    **{(f"{kind}/status", "get"): HELP for kind in ("edgemodels", "edgefleets", "edgesites", "modelrollouts")},
     ("signers", "approve"): "approving a certificate for this signer asks for it",
 }
 
