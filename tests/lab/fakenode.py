@@ -1,14 +1,16 @@
 """A fake of scheduler, node and kubelet, for a real API server with a real controller-manager: it binds pods, "runs" them, writes status.
 
 What a pod runs is a small server in this process on a loopback address of its own, which answers for the files that the pod mounts: the
-Open Inference Protocol v2 for `weights.json` with `bias`. Pods on real nodes are tests/lab/nodes.py's matter; here it is what the site's
-agent makes of pods, also of those that no test could break on purpose on a real node.
+Open Inference Protocol v2 for `weights.json` with `bias`. A pod whose image is given by name runs for real (containers.py): its probe says
+when it is ready, and what ends is started again. Pods on real nodes are tests/lab/nodes.py's matter; here it is what the site's agent makes
+of pods, also of those that no test could break on purpose on a real node.
 """
 
 import asyncio
 import contextlib
 import itertools
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +25,7 @@ from edgefleet.kube.client import Api
 from edgefleet.kube.errors import Conflict, NotFound
 from edgefleet.kube.resources import PODS
 from edgefleet.kube.watch import Key, ListWatch, Record
+from tests.lab.containers import Container, Image
 
 NODE = "fake-node"
 _addresses = itertools.count(2)
@@ -41,28 +44,38 @@ class PodBody(Record):
 
     @property
     def memory(self) -> int:
-        """The bytes that its first container asks for, written in Mi."""
+        """The bytes that its first container asks for, written in Mi or Gi."""
         asked = self.spec["containers"][0].get("resources", {}).get("requests", {}).get("memory", "0Mi")
-        return int(asked.removesuffix("Mi")) << 20
+        return int(asked[:-2]) << {"Mi": 20, "Gi": 30}[asked[-2:]]
 
 
 @dataclass
 class _Running:
-    runner: web.AppRunner
+    runner: web.AppRunner | Container
     ip: str
     memory: int
     restarts: int = 0
     last: dict[str, Any] | None = None
+    ready: bool = True
+    attended: asyncio.Task[None] | None = None
+
+    async def end(self) -> None:
+        if self.attended is not None:
+            self.attended.cancel()
+            await asyncio.gather(self.attended, return_exceptions=True)
+        await (self.runner.stop() if isinstance(self.runner, Container) else self.runner.cleanup())
 
 
 class FakeNode:
-    """`memory` is what it has, in bytes; `volume` is the folder behind the claim that pods mount. Use it as an async context manager."""
+    """`memory` is what it has, in bytes; `volume` is the folder behind the claim that pods mount; `images` are those that run for real, by
+    the name before their digest. Use it as an async context manager."""
 
-    def __init__(self, api: Api, namespace: str, volume: Path, *, memory: int = 1 << 30) -> None:
+    def __init__(self, api: Api, namespace: str, volume: Path, *, memory: int = 1 << 30, images: Mapping[str, Image] | None = None) -> None:
         self._api = api
         self._namespace = namespace
         self._volume = volume
         self.memory = memory
+        self.images = images or {}
         self._running: dict[str, _Running] = {}
         self._wake = asyncio.Event()
         self._watch = ListWatch(api, PODS, PodBody, namespace=namespace, on_change=self._changed)
@@ -76,7 +89,7 @@ class FakeNode:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for one in self._running.values():
-            await one.runner.cleanup()
+            await one.end()
 
     @property
     def served(self) -> set[str]:
@@ -116,14 +129,14 @@ class FakeNode:
                     await self._reconcile(pod)
             known = {pod.metadata.name for pod in self._watch}
             for name in set(self._running) - known:
-                await self._running.pop(name).runner.cleanup()
+                await self._running.pop(name).end()
                 self._wake.set()
 
     async def _reconcile(self, pod: PodBody) -> None:
         name = pod.metadata.name
         if pod.metadata.deletion_timestamp is not None:
             if name in self._running:
-                await self._running.pop(name).runner.cleanup()
+                await self._running.pop(name).end()
             await self._finish(name)
             self._wake.set()
         elif name not in self._running:
@@ -137,12 +150,20 @@ class FakeNode:
                 await self._bind(name)
             self._running[name] = one = await self._start(pod)
             await self._tell(pod, one)
+            if isinstance(one.runner, Container):
+                one.attended = asyncio.create_task(self._attend(pod, one, one.runner))
 
     async def _start(self, pod: PodBody) -> _Running:
         (container,) = pod.spec["containers"]
         mount = next(one for one in container["volumeMounts"] if one["name"] == "edgefleet-model")
         assert mount["readOnly"] is True
         folder = self._volume / mount["subPath"]
+        ip = f"127.0.1.{next(_addresses)}"
+        image = self.images.get(container["image"].partition("@")[0])
+        if image is not None:
+            real = Container(container, image, folder, self._volume / "containers", ip)
+            await real.start()
+            return _Running(real, ip, pod.memory, ready=False)
         facts = json.loads((folder / "weights.json").read_bytes())
 
         async def answer(request: web.Request) -> web.Response:
@@ -155,9 +176,23 @@ class FakeNode:
         app.router.add_post(f"/v2/models/{model}/infer", answer)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
         await runner.setup()
-        ip = f"127.0.1.{next(_addresses)}"
         await web.TCPSite(runner, ip, container["ports"][0]["containerPort"]).start()
         return _Running(runner, ip, pod.memory)
+
+    async def _attend(self, pod: PodBody, one: _Running, container: Container) -> None:
+        """Tells what becomes of a container until the pod ends."""
+        while True:
+            if (code := container.exit_code) is not None:
+                one.last = {"reason": "Error" if code else "Completed", "exitCode": code, "finishedAt": format_time(datetime.now(UTC))}
+                one.restarts += 1
+                one.ready = False
+                await container.stop()
+                await container.start()
+                await self._tell(pod, one)
+            elif (ready := await container.is_ready()) != one.ready:
+                one.ready = ready
+                await self._tell(pod, one)
+            await asyncio.sleep(container.period)
 
     async def _tell(self, pod: PodBody, one: _Running) -> None:
         (container,) = pod.spec["containers"]
@@ -165,13 +200,14 @@ class FakeNode:
             "name": container["name"],
             "image": container["image"],
             "imageID": container["image"],
-            "ready": True,
+            "ready": one.ready,
             "restartCount": one.restarts,
             "state": {"running": {"startedAt": format_time(datetime.now(UTC))}},
             "lastState": {"terminated": one.last} if one.last else {},
         }
-        true = [{"type": kind, "status": "True"} for kind in ("PodScheduled", "Initialized", "ContainersReady", "Ready")]
-        body = {"phase": "Running", "podIP": one.ip, "podIPs": [{"ip": one.ip}], "conditions": true, "containerStatuses": [status]}
+        said = {"PodScheduled": True, "Initialized": True, "ContainersReady": one.ready, "Ready": one.ready}
+        conditions = [{"type": kind, "status": str(true)} for kind, true in said.items()]
+        body = {"phase": "Running", "podIP": one.ip, "podIPs": [{"ip": one.ip}], "conditions": conditions, "containerStatuses": [status]}
         await self._patch(pod.metadata.name, body)
 
     async def _patch(self, name: str, status: dict[str, Any]) -> None:
