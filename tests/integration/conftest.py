@@ -10,8 +10,11 @@ from edgefleet.kube.resources import EDGE_SITES, NAMESPACES
 from tests.integration.fakesites import FakeSites
 from tests.integration.site_rig import start_tiny_server
 from tests.integration.world import World
+from tests.lab.binaries import fetch_control_plane
 from tests.lab.cluster import Cluster, Lab
+from tests.lab.control_plane import start_controllers
 from tests.lab.installed import install_hub, install_site
+from tests.lab.processes import stop_processes
 from tests.lab.registry import Registry
 from tests.lab.server import ModelServer, ServerEnvironment
 
@@ -56,3 +59,13 @@ def kinds(lab: Lab) -> Lab:
     install_hub(lab.hub)
     install_site(lab.sites["east"])
     return lab
+
+
+@pytest.fixture(scope="module")
+def controllers(kinds: Lab) -> Iterator[Lab]:
+    """The site's cluster with the controllers of Deployments."""
+    plane = fetch_control_plane()
+    assert plane.controller_manager is not None
+    process = start_controllers(kinds.folder, plane.controller_manager, "east", kinds.sites["east"].url)
+    yield kinds
+    stop_processes([process])

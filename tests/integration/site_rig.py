@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -39,7 +39,7 @@ from edgefleet.trust.keys import PrivateKey
 from edgefleet.trust.orders import sign_order
 from edgefleet.trust.release import GoldenFacts, ReleaseFacts, attest_golden, attest_release, sign_digest
 from tests.lab.cluster import Lab
-from tests.lab.installed import hub_kubeconfig
+from tests.lab.installed import hub_kubeconfig, site_rules
 from tests.lab.processes import Process, free_ports, start_process, stop_processes
 from tests.lab.registry import Registry
 from tests.lab.server import ModelServer, ServerEnvironment, start_model_server
@@ -199,9 +199,12 @@ class Rig:
         config = {"name": self.model, "implementation": "tiny_model.Tiny", "parameters": {"uri": "./weights.json"}}
         (folder / "model-settings.json").write_text(json.dumps(config))
         names = ["weights.json", "model-settings.json"] if settings else ["weights.json"]
+        return self.push_files(version, seq, {name: folder / name for name in names}, signed=signed)
+
+    def push_files(self, version: str, seq: int, files: Mapping[str, Path], *, signed: bool = True) -> FrozenRevision:
+        """Push a release of these files, by their path in the model's folder."""
         variant = Variant(name="cpu", digest="sha256:" + "0" * 64, size=0, arch="amd64")
         with RegistryClient() as client:
-            files = {name: folder / name for name in names}
             digest = push_model(client, self.repository, name=self.model, version=version, variants=[VariantFiles(variant, files)])
             if signed:
                 facts_ = ReleaseFacts(model=self.model, version=version, release_seq=seq, created_at=datetime.now(UTC))
@@ -221,9 +224,9 @@ class Rig:
             slo=self.slo,
         )
 
-    def push_golden(self, minimum: str = "90%") -> None:
+    def push_golden(self, minimum: str = "90%", lines: Sequence[Mapping[str, Any]] | None = None) -> None:
         """Let every later release be examined."""
-        lines = [{"inputs": [tensor(x)], "expect": {"output": "y", "label": x}} for x in range(20)]
+        lines = lines or [{"inputs": [tensor(x)], "expect": {"output": "y", "label": x}} for x in range(20)]
         data = "\n".join(map(json.dumps, lines)).encode()
         repository = Repository.parse(f"{self.registry.host}/{self.model}-golden")
         with RegistryClient() as client:
@@ -315,7 +318,7 @@ class Rig:
             return SiteAssignmentStatus()
         return SiteAssignmentStatus.model_validate(body.get("status") or {})
 
-    async def wait_for(self, state: str, reason: str = "", *, sequence: int | None = None) -> SiteAssignmentStatus:
+    async def wait_for(self, state: str, reason: str = "", *, sequence: int | None = None, limit: float = LIMIT) -> SiteAssignmentStatus:
         """The status at the hub, as soon as it says this of the newest sequence."""
         wanted = self.sequence if sequence is None else sequence
         last = SiteAssignmentStatus()
@@ -325,7 +328,7 @@ class Rig:
             last = await self.status()
             return last.sequence == wanted and last.state == state and reason in ("", last.reason)
 
-        await wait_until(said, lambda: f"{state} {reason} of {wanted}; the last word was {last}\n{self.log()}")
+        await wait_until(said, lambda: f"{state} {reason} of {wanted}; the last word was {last}\n{self.log()}", limit)
         return last
 
     async def lease(self) -> dict[str, Any]:
@@ -399,7 +402,7 @@ class Rig:
 
 
 @asynccontextmanager
-async def open_rig(folder: Path, lab: Lab, registry: Registry, server: ModelServer, site: str) -> AsyncIterator[Rig]:
+async def open_rig(folder: Path, lab: Lab, registry: Registry, server: ModelServer, site: str, model: str = "") -> AsyncIterator[Rig]:
     """A site with all its rights, nothing running yet; ends its agent and its gateway."""
     hub_config = hub_kubeconfig(lab.hub)
     async with (
@@ -408,7 +411,7 @@ async def open_rig(folder: Path, lab: Lab, registry: Registry, server: ModelServ
         Api.connect(lab.sites["east"].kubeconfig, user_agent="test") as local,
     ):
         (port,) = free_ports(1)
-        rig = Rig(folder, lab, registry, server, site, f"m-{site}", hub, admin, local, port)
+        rig = Rig(folder, lab, registry, server, site, model or f"m-{site}", hub, admin, local, port)
         ends = datetime.now(UTC) + timedelta(days=365)
         rig.root_document = make_root([rig.root.public], signers=[rig.root], threshold=1, version=1, expires_at=ends)
         (folder / "root.json").write_bytes(rig.root_document)
@@ -435,14 +438,7 @@ async def grant(rig: Rig) -> None:
     ):
         await api.apply(NAMESPACES, {"metadata": {"name": rig.namespace}}, manager="test")
         if kind == "Role":
-            rules = [
-                {
-                    "apiGroups": ["edgefleet.io"],
-                    "resources": ["siteassignments"],
-                    "verbs": ["get", "list", "watch", "create", "patch"],
-                },
-                {"apiGroups": ["edgefleet.io"], "resources": ["siteassignments/status"], "verbs": ["get", "patch"]},
-            ]
+            rules = site_rules(name)
             await api.apply(ROLES, {"metadata": {"name": name, "namespace": rig.namespace}, "rules": rules}, manager="test")
         binding = {
             "metadata": {"name": name, "namespace": rig.namespace},
@@ -512,10 +508,17 @@ async def count_writes(rig: Rig) -> AsyncIterator[Writes]:
 
 
 class Client:
-    """Asks through the gateway without retries, on one kept connection, from a thread of its own, and counts."""
+    """Asks through the gateway without retries, on one kept connection, from a thread of its own, and counts.
 
-    def __init__(self, rig: Rig) -> None:
+    `question` is what it asks; `who` tells from an answer who gave it: by default the name that the server knows the revision under.
+    """
+
+    def __init__(
+        self, rig: Rig, question: Mapping[str, Any] | None = None, who: Callable[[Any], str] = lambda found: str(found["model_name"])
+    ) -> None:
         self._rig = rig
+        self._question = json.dumps(question or {"inputs": [tensor(1)]})
+        self._who = who
         self.answers: dict[str, int] = {}
         self.lost: list[str] = []
         self._stop = threading.Event()
@@ -545,17 +548,16 @@ class Client:
 
     def _run(self) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", self._rig.port, timeout=10)
-        body = json.dumps({"inputs": [tensor(1)]})
         while not self._stop.is_set():
             try:
-                connection.request("POST", f"/v2/models/{self._rig.model}/infer", body)
+                connection.request("POST", f"/v2/models/{self._rig.model}/infer", self._question, {"Content-Type": "application/json"})
                 answer = connection.getresponse()
                 found = json.loads(answer.read())
                 if answer.status == 200:
-                    self.answers[found["model_name"]] = self.answers.get(found["model_name"], 0) + 1
+                    self.answers[self._who(found)] = self.answers.get(self._who(found), 0) + 1
                 else:
                     self.lost.append(f"{answer.status} {found}")
-            except (OSError, http.client.HTTPException, ValueError) as error:
+            except (OSError, http.client.HTTPException, ValueError, LookupError) as error:
                 self.lost.append(repr(error))
                 connection.close()
             time.sleep(0.01)  # a pace, not a wait

@@ -2,7 +2,7 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,23 +13,18 @@ import pytest
 from edgefleet.api.assignment import FrozenRevision
 from edgefleet.api.model import Serving
 from edgefleet.api.policy import HardChecks
-from edgefleet.kube.resources import DEPLOYMENTS, NAMESPACES, PODS, ROLE_BINDINGS
-from tests.integration.site_rig import ROLES, Client, Rig, open_rig, wait_until
-from tests.lab.binaries import fetch_control_plane
+from edgefleet.kube.resources import DEPLOYMENTS
+from tests.integration.podsite import open_node, start_agent
+from tests.integration.site_rig import Client, Rig, open_rig, wait_until
 from tests.lab.cluster import Lab
-from tests.lab.control_plane import start_controllers
 from tests.lab.fakenode import FakeNode
-from tests.lab.processes import free_ports, stop_processes
+from tests.lab.processes import free_ports
 from tests.lab.registry import Registry
 from tests.lab.server import ModelServer
 
 pytestmark = pytest.mark.timeout(240, func_only=True)
 _names = itertools.count(1)
 IMAGE = "registry.example/tiny-server@sha256:" + "5" * 64
-RIGHTS = [
-    {"apiGroups": ["apps"], "resources": ["deployments"], "verbs": ["get", "list", "watch", "create", "patch", "delete"]},
-    {"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]},
-]
 
 
 @dataclass
@@ -61,7 +56,7 @@ class PodSite:
 
     def start_agent(self, *, keep: str = "30m") -> None:
         """With pods."""
-        self.rig.start_agent(pods_namespace=self.namespace, store_claim="store", store_folder="state", pods_keep=keep)
+        start_agent(self.rig, self.namespace, keep=keep)
 
     async def deployments(self) -> set[str]:
         """The Deployments that there are."""
@@ -77,16 +72,6 @@ class PodSite:
         await wait_until(there, lambda: f"Deployments {wanted}, running are {self.node.served}\n{self.rig.log()}", 60)
 
 
-@pytest.fixture(scope="module")
-def controllers(kinds: Lab) -> Iterator[Lab]:
-    """The site's cluster with the controllers of Deployments."""
-    plane = fetch_control_plane()
-    assert plane.controller_manager is not None
-    process = start_controllers(kinds.folder, plane.controller_manager, "east", kinds.sites["east"].url)
-    yield kinds
-    stop_processes([process])
-
-
 @pytest.fixture
 async def open_site(
     controllers: Lab, registry: Registry, model_server: ModelServer, tmp_path: Path
@@ -96,33 +81,13 @@ async def open_site(
     async with open_rig(tmp_path, controllers, registry, model_server, f"pods-{number}") as rig:
         namespace = f"served-{number}"
         (port,) = free_ports(1)
-        await rig.local.apply(NAMESPACES, {"metadata": {"name": namespace}}, manager="test")
-        role = {"metadata": {"name": "edgefleet-pods", "namespace": namespace}, "rules": RIGHTS}
-        await rig.local.apply(ROLES, role, manager="test")
-        binding = {
-            "metadata": {"name": "edgefleet-pods", "namespace": namespace},
-            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "edgefleet-pods"},
-            "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": f"edgefleet:agent:{rig.site}"}],
-        }
-        await rig.local.apply(ROLE_BINDINGS, binding, manager="test")
-        async with FakeNode(rig.local, namespace, tmp_path) as node:
+        async with open_node(rig, namespace) as node:
 
             def with_memory(mebibytes: int = 1024) -> PodSite:
                 node.memory = mebibytes << 20
                 return PodSite(rig, node, namespace, port)
 
             yield with_memory
-            if rig.agent is not None:
-                stop_processes([rig.agent])
-                rig.agent = None
-            for body in await rig.local.list(DEPLOYMENTS, namespace):
-                await rig.local.delete(DEPLOYMENTS, body["metadata"]["name"], namespace)
-
-            async def gone() -> bool:
-                return not await rig.local.list(PODS, namespace)
-
-            await wait_until(gone, lambda: "the pods end")
-        await rig.local.delete(NAMESPACES, namespace)
 
 
 @asynccontextmanager
