@@ -32,8 +32,9 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 @dataclass(frozen=True)
 class Plan:
-    """What to run. `files` are the machine's files and folders by their place inside, all read-only; `empty` are folders in memory;
-    `own` are places of `files` of which it has a copy of its own, to change as it likes; `work` is an empty folder of the machine that nobody else uses; connections to `address`:`port` reach `port` inside."""
+    """What to run. `files` are the machine's files and folders by their place inside, all read-only; of those places that are in `own` it
+    has a copy to change as it likes; `empty` are folders in memory; `work` is an empty folder of the machine that nobody else uses.
+    Connections to `address`:`port` reach `port` inside."""
 
     command: Sequence[str]
     env: Mapping[str, str]
