@@ -25,8 +25,8 @@ FIGURES = {
     "docs/judge/README.md": "exp( x ln r",
 }
 """Blocks that are neither typed nor applied, by their beginning."""
-FRAGMENTS = {"docs/teams.md": ("rolloutpolicies", "spec")}
-"""Pages whose indented YAML is a part of a kind, and of which part."""
+FRAGMENTS = {"docs/teams.md": ("rolloutpolicies", "spec"), "docs/security.md": ("edgemodels", "spec")}
+"""Pages whose YAML without a kind is a part of one, and of which part."""
 COMMANDS = [command for page in PAGES for command in read_commands(page)]
 BLOCKS = [block for page in PAGES for block in read_blocks(page)]
 page_names = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
@@ -118,7 +118,8 @@ def test_helm_renders_it(command: Command) -> None:
     assert verb in ("install", "upgrade")
     if "--reset-then-reuse-values" in more:  # what the installation had been given
         more.remove("--reset-then-reuse-values")
-        more += ["--set", "site=plant-7", "--set", "server.url=http://model-server:8080"]
+        if chart.endswith("-agent"):
+            more += ["--set", "site=plant-7", "--set", "server.url=http://model-server:8080"]
     assert "kind: Deployment" in helm("template", release, str(ROOT / chart), *more)
 
 
