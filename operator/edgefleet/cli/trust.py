@@ -141,12 +141,12 @@ def set_publisher(
     """Write the next version of the bundle, with these publishers for these models; the others stay."""
     if not (key or identity or identity_regex):
         raise typer.BadParameter("name a publisher: --key, or --identity with --issuer", param_hint="--key")
+    identities = _read_identities(issuer, identity or [], identity_regex or [])
     old = _open(folder / BUNDLE, folder / ROOT)
     distinct: dict[str, PublicKey] = {entry.id: entry for entry in read_public_keys(key or ())}
-    identities = _read_identities(issuer, identity or [], identity_regex or [])
     if threshold > len(distinct) + len(identities):
         raise typer.BadParameter(f"{threshold} of {len(distinct) + len(identities)} publishers cannot sign", param_hint="--threshold")
-    root = sigstore_root.read_bytes() if sigstore_root else _held_root(old)
+    root = _read_sigstore_root(sigstore_root) if sigstore_root else _held_root(old)
     if identities and root is None:
         raise typer.BadParameter("identities need the trusted_root.json of their Sigstore", param_hint="--sigstore-root")
     keyless = Keyless(identities, root) if identities and root else None
@@ -181,6 +181,16 @@ def _read_identities(issuer: str, subjects: list[str], patterns: list[str]) -> t
     with rejecting("IdentityInvalid", "--identity-regex"):
         found = [Identity(issuer, subject) for subject in subjects] + [Identity(issuer, subject_regex=one) for one in patterns]
     return tuple({one.id: one for one in found}.values())
+
+
+def _read_sigstore_root(path: Path) -> bytes:
+    # Loads Sigstore's library, which takes a second: only where it is needed.
+    from edgefleet.trust.sigstore_root import open_root
+
+    data = path.read_bytes()
+    with naming(path):
+        open_root(data)
+    return data
 
 
 def _held_root(bundle: TrustBundle) -> bytes | None:

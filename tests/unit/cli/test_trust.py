@@ -4,12 +4,14 @@ import json
 import stat
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from edgefleet.cli.app import run
 from edgefleet.trust.bundle import open_bundle
 from edgefleet.trust.keys import PrivateKey, PublicKey
+from tests.lab.sigstore.private import PrivateSigstore
 
 
 def init(folder: Path, *more: str) -> int:
@@ -88,9 +90,39 @@ def test_a_publisher_is_changed_and_the_others_stay(tmp_path: Path, capsys: pyte
     assert bob.id in publishers["weld-qc"]["keys"]
 
 
+def test_identities_are_publishers_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    init(tmp_path)
+    roots = [tmp_path / "sigstore-1.json", tmp_path / "sigstore-2.json"]
+    for number, root in enumerate(roots):
+        root.write_text(json.dumps(PrivateSigstore(f"{number}.test").trusted_root()))
+
+    def publish(model: str, *more: str) -> int:
+        return run(["trust", "set-publisher", str(tmp_path), "--model", model, "--issuer", "https://token.test", *more])
+
+    assert publish("digits", "--identity", "https://a.test/x") == 2, "no trusted root"
+    assert publish("digits", "--identity", "https://a.test/x", "--sigstore-root", str(roots[0])) == 0
+    both = ["--identity-regex", "https://b.*", "--key", str(tmp_path / "publisher.pub"), "--threshold", "2"]
+    assert publish("weld-qc", *both) == 0, "the bundle has a trusted root already"
+    publishers: Any = shown(tmp_path, capsys)["publishers"]
+    assert publishers["digits"]["identities"] == ["https://token.test https://a.test/x"]
+    assert (publishers["weld-qc"]["identities"], len(publishers["weld-qc"]["keys"])) == (["https://token.test /https://b.*/"], 1)
+
+    assert publish("weld-qc", *both, "--sigstore-root", str(roots[1])) == 0
+    bundle = open_bundle(
+        (tmp_path / "bundle.json").read_bytes(), pinned_root=(tmp_path / "root.json").read_bytes(), floor_version=4, now=datetime.now(UTC)
+    )
+    assert [json.loads(entry.keyless.trusted_root) for entry in bundle.publishers.values() if entry.keyless] == [
+        json.loads(roots[1].read_text())
+    ] * 2
+    capsys.readouterr()
+    assert publish("digits", "--identity", "https://a.test/x", "--sigstore-root", str(tmp_path / "root.json")) == 1
+    assert "TrustedRootMalformed" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
+        ["set-publisher", "DIR", "--model", "digits", "--identity", "https://a.test/x"],
         ["init", "DIR"],
         ["init", "DIR", "--model", "Not A Name"],
         ["init", "DIR", "--model", "digits", "--root-keys", "2", "--root-threshold", "3"],
