@@ -4,7 +4,6 @@ They run with less than `flux install` gives them: kustomize-controller may only
 may do, and what is applied, is the matter of who starts this.
 """
 
-import json
 import os
 import subprocess
 import urllib.request
@@ -59,7 +58,7 @@ def start_flux(folder: Path, cluster: Cluster) -> Flux:
         cluster.kubectl("apply", "--server-side", "-f", str(parts / "kinds"))
         cluster.kubectl("wait", "--for=condition=Established", "--timeout=60s", "-f", str(parts / "kinds"), limit=70)
         objects += _account(name, yaml.safe_load((parts / "role.yaml").read_text())["rules"])
-    cluster.kubectl("apply", "--server-side", "-f", "-", stdin="---\n".join(map(json.dumps, objects)))
+    cluster.kubectl("apply", "--server-side", "-f", "-", stdin=yaml.safe_dump_all(objects))
     storage = f"127.0.0.1:{free_ports(1)[0]}"
     options = [f"--storage-addr={storage}", f"--storage-adv-addr={storage}", f"--storage-path={folder / 'storage'}"]
     (folder / "storage").mkdir(parents=True)
