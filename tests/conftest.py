@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab import binaries, cluster, debian, flux, server
+from tests.lab import binaries, cluster, debian, flux, server, server_images
 from tests.lab.docker_registry import DockerRegistry, start_docker_registry
 from tests.lab.registry import Registry
 
@@ -24,6 +24,7 @@ _PREPARE: dict[str, Callable[[], object]] = {
     "cosign": debian.fetch_cosign,
     "docker_registry": debian.fetch_docker_registry,
     "prometheus": debian.fetch_prometheus,
+    "example_images": server_images.fetch_example_images,
     "flux": flux.fetch_flux,
 }
 # What takes many minutes to build or to play is played on demand: fixture -> the variable that asks for it with "1".

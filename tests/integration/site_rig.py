@@ -511,14 +511,20 @@ class Client:
     """Asks through the gateway without retries, on one kept connection, from a thread of its own, and counts.
 
     `question` is what it asks; `who` tells from an answer who gave it: by default the name that the server knows the revision under.
+    `pace` is how many seconds it rests after each answer.
     """
 
     def __init__(
-        self, rig: Rig, question: Mapping[str, Any] | None = None, who: Callable[[Any], str] = lambda found: str(found["model_name"])
+        self,
+        rig: Rig,
+        question: Mapping[str, Any] | None = None,
+        who: Callable[[Any], str] = lambda found: str(found["model_name"]),
+        pace: float = 0.01,
     ) -> None:
         self._rig = rig
         self._question = json.dumps(question or {"inputs": [tensor(1)]})
         self._who = who
+        self._pace = pace
         self.answers: dict[str, int] = {}
         self.lost: list[str] = []
         self._stop = threading.Event()
@@ -560,5 +566,5 @@ class Client:
             except (OSError, http.client.HTTPException, ValueError, LookupError) as error:
                 self.lost.append(repr(error))
                 connection.close()
-            time.sleep(0.01)  # a pace, not a wait
+            time.sleep(self._pace)
         connection.close()
