@@ -234,4 +234,6 @@ async def test_a_keyless_release_goes_from_cosign_to_a_site_that_serves_it(
         other = {"identities": [{"issuer": ISSUER, "subjectRegex": "https://github.com/acme/weld"}], "trustedRootRef": "sigstore"}
         await fleet.name_release("2", verify={**fleet.verify(), "keyless": other})
         await fleet.until_source("SignatureInvalid", "IdentityMismatch")
+        await fleet.name_release("2", verify={"keyless": fleet.verify()["keyless"]})
+        await fleet.until_source("SignatureInvalid", "golden set")
         assert await fleet.ask(6) == [6], "what serves goes on"

@@ -179,6 +179,58 @@ def test_which_rule_refuses(data: bytes, reason: str, why: str | None) -> None:
     assert raised.value.reason == reason
 
 
+def entry(**fields: Any) -> Callable[[dict[str, Any]], None]:
+    return lambda d: material(d)["tlogEntries"][0].update(fields)
+
+
+def proof(name: str, change: Callable[[Any], Any]) -> Callable[[dict[str, Any]], None]:
+    def edit(document: dict[str, Any]) -> None:
+        found = material(document)["tlogEntries"][0]["inclusionProof"]
+        found[name] = change(found[name])
+
+    return edit
+
+
+def restamped(old: bytes, new: bytes) -> Callable[[dict[str, Any]], None]:
+    def edit(document: dict[str, Any]) -> None:
+        (one,) = material(document)["timestampVerificationData"]["rfc3161Timestamps"]
+        data = base64.b64decode(one["signedTimestamp"])
+        assert data.count(old) == 1
+        one["signedTimestamp"] = base64.b64encode(data.replace(old, new)).decode()
+
+    return edit
+
+
+def last_changed(text: str) -> str:
+    data = base64.b64decode(text)
+    return base64.b64encode(data[:-1] + bytes([data[-1] ^ 1])).decode()
+
+
+def with_stray_bits(text: str) -> str:
+    """Another spelling of the same 32 bytes: the last letter before the padding has two bits that mean nothing."""
+    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+    return text[:-2] + letters[letters.index(text[-2]) + 1] + "="
+
+
+UNSIGNED = [
+    pytest.param(V1, proof("treeSize", lambda size: str(int(size) + 1)), "another tree", id="size of the tree"),
+    pytest.param(V1, proof("checkpoint", lambda one: {"envelope": one["envelope"].replace("— r", "— s")}), "by the log", id="log's name"),
+    pytest.param(V1, proof("checkpoint", lambda one: {"envelope": one["envelope"] + "\n"}), "no signature", id="a line in a checkpoint"),
+    pytest.param(V1, proof("rootHash", with_stray_bits), "canonical", id="stray bits in base64"),
+    pytest.param(V2, entry(logIndex="999"), "its proof is for", id="index"),
+    pytest.param(V2, entry(logId={"keyId": last_changed(entry_of(V2)["logId"]["keyId"])}), "does not name", id="log id"),
+    pytest.param(V2, restamped(bytes.fromhex("2a8648ce3d040302"), bytes.fromhex("2a8648ce3d040303")), "algorithm", id="algorithm"),
+    pytest.param(V2, restamped(b"sigstore.test TSA root", b"Sigstore.test TSA root"), "issuer", id="issuer of a timestamp's certificate"),
+    pytest.param(STAMPED, restamped(b"\x2a\x86\x48\x86\xf7\x0d\x01\x07\x02", b"\x2a\x86\x48\x86\xf7\x0d\x01\x07\x03"), "", id="kind"),
+]
+
+
+@pytest.mark.parametrize(("data", "edit", "why"), UNSIGNED)
+def test_what_nothing_signs_cannot_be_changed(data: bytes, edit: Callable[[dict[str, Any]], None], why: str) -> None:
+    with pytest.raises(Rejected, match=why or None):
+        verify(changed(data, edit))
+
+
 def ended(kind: str, *, at: datetime = AT - timedelta(days=1)) -> bytes:
     """The root, with every entry of a kind ended a day before the signature."""
 
