@@ -15,7 +15,7 @@ from tests.lab.binaries import fetch_kubectl
 from tests.lab.helm import fetch_helm
 from tests.lab.processes import POLL, Process, start_process, stop_processes
 
-LIMIT = 120.0  # seconds for one statement
+LIMIT = 300.0  # seconds for one statement; a simulation takes the longest
 PATIENT = ("edgefleet check", "edgefleet site identity")
 """What a person asks again until the answer is good: pods take their time to start."""
 STAYING = "edgefleet agent"
