@@ -49,6 +49,7 @@ class NodeStage(Stage):
         super().__init__(root, story)
         self._is_up = False
         self._clients: list[Process] = []
+        self._others: list[Process] = []
         self.traffic: Traffic = SiteTraffic([self._counts(name) for name in SITES])
 
     def build(self) -> Person:
@@ -71,7 +72,7 @@ class NodeStage(Stage):
         self.registry = Registry()
         host, port = self.registry.host.split(":")
         line = [sys.executable, tcp_line.__file__, f"{NETWORK}.1", port, host, port]
-        start_process(self.folders.run, "registry-line", line)
+        self._others.append(start_process(self.folders.run, "registry-line", line))
         scores = environment.run("-m", "examples.digits.train", self.folders.desk / "releases", cwd=REPOSITORY).strip().replace("\n", "; ")
         self.story.tell("stage", f"trained on real handwriting, share of the golden set answered rightly: {scores}")
         self.observer = Observer(self.lab.hub.kubeconfig, self.story)
@@ -130,6 +131,7 @@ class NodeStage(Stage):
     def close(self) -> None:
         """End everything; what a cluster holds goes with it."""
         super().close()
+        stop_processes(self._others)
         if self._is_up:
             self.lab.stop()
 
