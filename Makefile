@@ -23,8 +23,8 @@ demo: setup ## Roll a real signed model over a real fleet; ACTS=all plays every 
 test: setup ## All tests, on real servers
 	$(PY) -m pytest $(ARGS)
 
-test-all: setup ## The same with every crash point, every act of the demo, the one on nodes, and real Flux (hours)
-	EDGEFLEET_ALL_POINTS=1 EDGEFLEET_DEMO_ACTS=all EDGEFLEET_FLUX=1 EDGEFLEET_DEMO_NODES=1 $(PY) -m pytest $(ARGS)
+test-all: setup ## The same with every crash point, every act of the demo, the one on nodes, Flux, KServe and Triton (hours)
+	EDGEFLEET_ALL_POINTS=1 EDGEFLEET_DEMO_ACTS=all EDGEFLEET_FLUX=1 EDGEFLEET_DEMO_NODES=1 EDGEFLEET_SERVERS=1 $(PY) -m pytest $(ARGS)
 	$(MAKE) test-older
 
 test-older: setup ## What depends on the API server, and the demo, on the oldest Kubernetes that is supported

@@ -24,11 +24,12 @@ _PREPARE: dict[str, Callable[[], object]] = {
     "cosign": debian.fetch_cosign,
     "docker_registry": debian.fetch_docker_registry,
     "prometheus": debian.fetch_prometheus,
-    "example_images": server_images.fetch_example_images,
+    "own_server": lambda: server_images.fetch_example_image("custom"),
+    "servers_of_others": lambda: [server_images.fetch_example_image(name) for name in ("kserve", "triton")],
     "flux": flux.fetch_flux,
 }
 # What takes many minutes to build or to play is played on demand: fixture -> the variable that asks for it with "1".
-_ON_DEMAND = {"flux": "EDGEFLEET_FLUX", "node_parts": "EDGEFLEET_DEMO_NODES"}
+_ON_DEMAND = {"flux": "EDGEFLEET_FLUX", "node_parts": "EDGEFLEET_DEMO_NODES", "servers_of_others": "EDGEFLEET_SERVERS"}
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -23,7 +23,6 @@ from tests.integration.podsite import open_node, start_agent
 from tests.integration.site_rig import ROOT, Client, Rig, open_rig, wait_until
 from tests.lab import server_images
 from tests.lab.cluster import Lab
-from tests.lab.containers import Image
 from tests.lab.registry import Registry
 from tests.lab.server import ModelServer, ServerEnvironment
 
@@ -57,10 +56,14 @@ def trained(server_env: ServerEnvironment, tmp_path_factory: pytest.TempPathFact
     return folder
 
 
-@pytest.fixture(scope="module")
-def example_images() -> Mapping[str, Image]:
-    """By the name of the example. They are installed before the first test (tests/conftest.py)."""
-    return server_images.fetch_example_images()
+@pytest.fixture
+def own_server() -> None:
+    """Installed before the first test (tests/conftest.py)."""
+
+
+@pytest.fixture
+def servers_of_others() -> None:
+    """The same for KServe and Triton, which take minutes to install and to start: played on demand."""
 
 
 def question(size: int) -> dict[str, Any]:
@@ -119,9 +122,7 @@ OpenSite = Callable[[str], AbstractAsyncContextManager[Site]]
 
 
 @pytest.fixture
-def open_site(
-    controllers: Lab, registry: Registry, model_server: ModelServer, trained: Path, example_images: Mapping[str, Image], tmp_path: Path
-) -> OpenSite:
+def open_site(controllers: Lab, registry: Registry, model_server: ModelServer, trained: Path, tmp_path: Path) -> OpenSite:
     """Opens the site of an example, by the name of its file; its agent runs, its golden set is pushed."""
 
     @asynccontextmanager
@@ -138,7 +139,7 @@ def open_site(
             if "runtimeClassName" in spec:  # the device's operator brings it; without it the cluster makes no pod
                 runtime_class = {"metadata": {"name": spec["runtimeClassName"]}, "handler": spec["runtimeClassName"]}
                 await rig.local.apply(RUNTIME_CLASSES, runtime_class, manager="test")
-            async with open_node(rig, space, {named: example_images[name]}) as node:
+            async with open_node(rig, space, {named: server_images.fetch_example_image(name)}) as node:
                 node.memory = 16 << 30
                 start_agent(rig, space, keep="5s")
                 yield Site(rig, name, model, trained)
@@ -146,8 +147,19 @@ def open_site(
     return opened
 
 
-@pytest.mark.parametrize("name", FILES)
-async def test_it_serves_as_its_file_says_and_the_next_release_takes_its_place(name: str, open_site: OpenSite) -> None:
+@pytest.mark.usefixtures("own_server")
+async def test_a_server_of_your_own_serves_as_its_file_says(open_site: OpenSite) -> None:
+    await serve_two_releases("custom", open_site)
+
+
+@pytest.mark.usefixtures("servers_of_others")
+@pytest.mark.parametrize("name", ["kserve", "triton"])
+async def test_a_server_of_others_serves_as_its_file_says(name: str, open_site: OpenSite) -> None:
+    await serve_two_releases(name, open_site)
+
+
+async def serve_two_releases(name: str, open_site: OpenSite) -> None:
+    """The next release takes the first one's place, and the gateway has counted what the client saw."""
     async with open_site(name) as site:
         rig = site.rig
         first, second = site.push(1), site.push(2)
@@ -169,6 +181,7 @@ async def test_it_serves_as_its_file_says_and_the_next_release_takes_its_place(n
             assert client.lost == []
 
 
+@pytest.mark.usefixtures("own_server")
 async def test_a_server_that_ends_over_its_files_is_taken_back_and_the_old_one_serves(open_site: OpenSite, tmp_path: Path) -> None:
     broken = tmp_path / "broken.json"
     broken.write_text("[")

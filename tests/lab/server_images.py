@@ -8,6 +8,7 @@ matter; which servers cannot be had stands in examples/servers/README.md.
 import platform
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.lab.cache import key_of, provide
@@ -24,11 +25,6 @@ _WHEELS = "/usr/local/lib/python3.11/dist-packages"  # where Debian's Python loo
 _ENV = {"PATH": "/usr/bin:/bin", "PYTHONPATH": "/app", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1", "LANG": "C.UTF-8"}
 # The models are small, and tests share two cores.
 _THREADS = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-
-
-def fetch_example_images() -> dict[str, Image]:
-    """By the name of the example's file: all that can be had. Two minutes and 200 MB the first time. Raises LabError."""
-    return {"custom": _custom(), "kserve": _kserve(), "triton": _triton()}
 
 
 def _custom() -> Image:
@@ -81,3 +77,11 @@ def _wheels(name: str) -> Path:
             stub.chmod(0o755)
 
     return provide(f"server-{name}", key_of(lock.read_bytes(), platform.machine()), make) / "wheels"
+
+
+_IMAGES: dict[str, Callable[[], Image]] = {"custom": _custom, "kserve": _kserve, "triton": _triton}
+
+
+def fetch_example_image(name: str) -> Image:
+    """What stands for the image of `examples/servers/<name>.yaml`. KServe and Triton are 100 MB each the first time. Raises LabError."""
+    return _IMAGES[name]()
