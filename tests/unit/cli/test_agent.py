@@ -65,5 +65,5 @@ def test_a_gateway_that_never_ran_is_told_as_such(tmp_path: Path, capsys: pytest
     assert run(["gateway", "status", "--state", str(tmp_path)]) == 1
     assert capsys.readouterr().out == f"gateway: does not run, none was ever started with the state folder {tmp_path}\n"
     assert run(["gateway", "status", "--state", str(tmp_path), "-o", "json"]) == 1
-    assert json.loads(capsys.readouterr().out) == {"address": "", "models": {}, "pid": None}
+    assert json.loads(capsys.readouterr().out) == {"address": "", "lives": 0, "models": {}, "pid": None}
     assert run(["gateway", "status", "--state", str(tmp_path), "-o", "xml"]) == 2
