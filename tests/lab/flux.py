@@ -21,7 +21,7 @@ from tests.lab.cluster import Cluster
 from tests.lab.processes import Process, free_ports, start_process, stop_processes
 from tests.lab.progress import run_shown
 
-MODULES = Path(__file__).parent / "flux"
+MODULES = Path(__file__).parent / "flux-modules"
 NAMESPACE = "flux-system"
 SOURCE, KUSTOMIZE = "source-controller", "kustomize-controller"
 # (controller, seconds when nothing is cached, measured on two cores). The second shares much of what the first compiles.
