@@ -34,19 +34,19 @@ def node_parts() -> None:
 @pytest.mark.e2e
 @pytest.mark.timeout(BUILD + LIMIT + CLEANUP + 60)
 @pytest.mark.usefixtures("node_parts")
-def test_on_real_nodes_no_request_is_lost_and_nothing_of_the_machine_changes(tmp_path: Path) -> None:
-    before = kernel_settings()
+def test_on_real_nodes_no_request_is_lost_and_nothing_of_the_machine_changes(tmp_path_factory: pytest.TempPathFactory) -> None:
+    before, folder = kernel_settings(), tmp_path_factory.mktemp("nodes")  # short: see require_short
 
-    output = tmp_path / "output.txt"
-    code = run_demo(tmp_path / "demo", "nodes", output, LIMIT)
+    output = folder / "output.txt"
+    code = run_demo(folder / "demo", "nodes", output, LIMIT)
 
     told = output.read_text()
     assert code == 0, told[-6000:]
     assert re.search(r"customers: [1-9]\d{3,} requests answered at 6 sites .*, 0 lost", told), told[-2000:]
     assert re.search(r"from empty clusters to \w+, the first site that serves: \d+ commands, \d+\.\d minutes", told), told[-6000:]
-    views = [(tmp_path / "demo" / "out" / f"act-{number}.txt").read_text() for number in PLAYED]
+    views = [(folder / "demo" / "out" / f"act-{number}.txt").read_text() for number in PLAYED]
     assert all("vision" in view and "berlin" in view for view in views)
     assert kernel_settings() == before
     owners = {path.name.removeprefix(GROUP).split("-")[0] for path in list_cgroups(GROUP)}
     assert [owner for owner in owners if not Path(f"/proc/{owner}").exists()] == []
-    assert left_behind(tmp_path / "demo") == []
+    assert left_behind(folder / "demo") == []

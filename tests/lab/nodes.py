@@ -23,6 +23,7 @@ from tests.lab.pod_images import busybox_image
 
 NETWORK = "10.77.0"
 GROUP = "edgefleet-lab-"
+MAX_SOCKET_BYTES = 107
 INOTIFY_PER_NODE = 16  # API server 3, controllers 5, kubelet 6, containerd 2
 _numbers = itertools.count()
 
@@ -85,6 +86,7 @@ class NodeLab:
     def start(cls, folder: Path, names: Sequence[str]) -> Self:
         """Starts them below `folder`, which nothing else uses, and returns when each node is Ready. Raises LabError."""
         _check_machine(folder, len(names))
+        require_short(folder, names)
         # A kubelet may not be newer than its API server, and there is only the newest.
         plane, binaries, tools = fetch_control_plane(NEWEST), fetch_node_binaries(), fetch_node_tools()
         pause = busybox_image(node_servers.PAUSE, "sleep", "infinity")
@@ -161,6 +163,15 @@ def require_inotify(nodes: int, limit: int) -> None:
             f"{nodes} nodes need {needed} inotify instances, and {used} of the {limit} of this user are taken: end another lab of nodes "
             "(`python -m tests.lab down`), or raise the sysctl fs.inotify.max_user_instances"
         )
+
+
+def require_short(folder: Path, names: Sequence[str]) -> None:
+    """A kubelet makes Unix sockets below its folder, and the address of one has 107 bytes. Raises LabError."""
+    for name in names:
+        socket = folder.resolve() / "clusters" / name / "kubelet" / "pod-resources" / "4294967295"
+        over = len(os.fsencode(socket)) - MAX_SOCKET_BYTES
+        if over > 0:
+            raise LabError(f"{folder} is too long by {over} for the sockets of the kubelet of {name!r}: choose another folder")
 
 
 def _check_machine(folder: Path, nodes: int) -> None:

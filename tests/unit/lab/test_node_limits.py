@@ -2,11 +2,12 @@
 
 import ctypes
 import os
+from pathlib import Path
 
 import pytest
 
 from tests.lab import LabError
-from tests.lab.nodes import INOTIFY_PER_NODE, count_inotify, require_inotify
+from tests.lab.nodes import INOTIFY_PER_NODE, count_inotify, require_inotify, require_short
 
 
 def test_inotify_instances_are_counted_and_asked_for_before_anything_starts() -> None:
@@ -20,3 +21,11 @@ def test_inotify_instances_are_counted_and_asked_for_before_anything_starts() ->
         for handle in held:
             os.close(handle)
     require_inotify(2, 10_000)
+
+
+def test_a_folder_too_long_for_a_kubelet_is_refused_before_anything_starts() -> None:
+    base = Path("/tmp/").resolve()
+    fits = base / ("x" * (107 - len(f"{base}/clusters/hub/kubelet/pod-resources/4294967295") - 1))
+    require_short(fits, ["hub"])
+    with pytest.raises(LabError, match="too long by 1 for the sockets of the kubelet of 'west'"):
+        require_short(fits, ["hub", "west"])
