@@ -176,7 +176,7 @@ def _check_latency(play: Play, before: Counts, run: ModelRollout, canaries: froz
     share = during.slower_than(EDGE_MS)
     play.checks.holds(
         f"at the other {len(others)} sites {share:.2%} of {during.answers} answers did, as before ({usual.slower_than(EDGE_MS):.2%})",
-        share <= 0.005,
+        share <= usual.slower_than(EDGE_MS) + 0.01,  # v7 keeps 5% waiting; a machine that is shared, less than 1% more than before
         f"{share:.2%} of {during.answers}; before {usual.slower_than(EDGE_MS):.2%} of {usual.answers}",
     )
     then, here = ([latency.edge_at(part) for part in (0.5, 0.9)] for latency in (usual, during))
