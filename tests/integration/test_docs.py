@@ -1,9 +1,10 @@
 """The pages' commands, run as they stand there, from two empty clusters to a site that serves a release, and what comes after.
 
-No command of these pages is left out but those that `LEFT_OUT` names. There are no nodes: tests/docs/pods.py plays the kubelet. What can
-be known of any page without servers, tests/unit/docs holds.
+No command is left out but those that `LEFT_OUT` names. There are no nodes: tests/docs/pods.py plays the kubelet. tests/unit/docs holds what
+can be known of a page without servers.
 """
 
+import asyncio
 import json
 import time
 import urllib.request
@@ -13,26 +14,32 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from edgefleet.kube.resources import ROLLOUT_POLICIES
 from edgefleet.oci import media
 from edgefleet.oci.reference import Repository
 from tests.docs.desk import Desk
 from tests.docs.pages import PAGES, ROOT, read_blocks, read_commands
 from tests.docs.pods import Kubelet
+from tests.integration.fakesites import FakeSites
 from tests.integration.site_rig import start_tiny_server, tensor
 from tests.integration.test_adopt import push_alone
-from tests.integration.world import POLICY
+from tests.integration.world import POLICY, World, four_sites
 from tests.lab import LabError
 from tests.lab.cluster import Cluster, Lab
 from tests.lab.cosign import Cosign
 from tests.lab.processes import POLL, free_ports
 from tests.lab.registry import Registry
 from tests.lab.server import ModelServer, ServerEnvironment
+from tests.lab.sigstore.private import PrivateSigstore
 
 pytestmark = pytest.mark.timeout(900)
 
+OURS = ("edgefleet", "kubectl", "helm")
 LEFT_OUT = {
     "docs/runbooks/hub-deaf.md": ["kubectl -n edgefleet-system logs"],  # pods have logs, and there are no nodes
+    "docs/judge/README.md": ["make", ".venv"],  # the bench
     "README.md": ["make"],
 }
 SITE = {"root.json": "trust/root.json", "publisher.pub": "trust/publisher.pub"}
@@ -157,6 +164,9 @@ def test_the_readme_leads_on_to_a_release_that_answers(released: Place) -> None:
     url = f"http://127.0.0.1:{released.site_pods.port}/v2/models/digits/infer"
     with urllib.request.urlopen(urllib.request.Request(url, question, {"Content-Type": "application/json"}), timeout=30) as answer:
         assert json.load(answer)["outputs"][0]["data"] == [5]
+    released.until(
+        "the run ended", lambda: released.get("modelrollout", "plants-1", "-n", "vision")["status"].get("outcome") == "Promoted", 240
+    )
 
 
 @pytest.mark.parametrize("page", sorted(path.relative_to(ROOT).as_posix() for path in PAGES if path.parent.name == "runbooks"))
@@ -168,6 +178,11 @@ def test_a_runbook(page: str, released: Place) -> None:
 
 def test_the_record_of_a_run(released: Place) -> None:
     assert released.desk.run_page("docs/record.md", {"plants-7": "plants-1"}) == 3
+
+
+def test_a_policy_is_tried_before_it_is_used(released: Place) -> None:
+    released.desk.run("edgefleet policy show > policy.yaml")
+    assert released.desk.run_page("docs/judge/README.md", skip=LEFT_OUT["docs/judge/README.md"]) == 1
 
 
 def test_backup_and_restore(released: Place) -> None:
@@ -222,6 +237,71 @@ def test_releases_go_over_a_stick_and_strangers_are_adopted(released: Place, cos
     theirs.sign(f"{repository}@{raw}", "theirs")
     stand_ins = {"/media/stick": str(desk.folder / "stick"), "/var/lib/edgefleet": str(released.site_pods.state), **SITE}
     assert desk.run_page("docs/registries.md", stand_ins) == 3
+
+
+def test_teams_are_given_their_roles(released: Place) -> None:
+    desk, hub = released.desk, released.hub
+    desk.run("kubectl create namespace welding")
+    spec = "{source: {repository: registry.example/weld, tag: '1'}, verify: {keys: {secretRef: publishers}}, serving: [{repository: {}}]}"
+    desk.apply(f"{{apiVersion: edgefleet.io/v1alpha1, kind: EdgeModel, metadata: {{name: weld, namespace: welding}}, spec: {spec}}}")
+    assert desk.run_page("docs/teams.md", users={"kubectl annotate": hub.client_kubeconfig("ada")}) == 3
+    with pytest.raises(LabError, match="forbidden"):
+        hub.kubectl("patch", "edgefleet", "plants", "-n", "vision", "--type=merge", "-p", "{}", "--as=ada")
+
+
+def test_a_site_is_given_pods(released: Place) -> None:
+    assert released.desk.run_page("docs/runtimes.md") == 1
+    released.until_connected("plant-7")
+    assert any(word.startswith("--pods-namespace") for word in released.site_pods.arguments("edgefleet-agent"))
+
+
+def test_a_model_and_its_sites_believe_an_identity(released: Place) -> None:
+    """What keyless releases then do is test_keyless.py's matter."""
+    desk = released.desk
+    (desk.folder / "trusted_root.json").write_text(json.dumps(PrivateSigstore().trusted_root()))
+    assert desk.run_page("docs/security.md") == 2
+    (verify,) = (yaml.safe_load(block.text) for block in read_blocks(ROOT / "docs" / "security.md") if block.language == "yaml")
+    desk.run(f"kubectl patch edgemodel digits -n vision --type=merge --dry-run=server -p '{json.dumps({'spec': verify})}'")
+    assert "https://github[.]com/acme/weld/.*" in desk.run("edgefleet trust show trust/bundle.json")
+
+
+async def test_a_run_is_steered_beside_git(world: World, sites: FakeSites) -> None:
+    await four_sites(world, sites)
+    waves = [{"name": "canary", "sites": 1}, {"name": "all", "percent": 100, "approval": {"required": 1}}]
+    for version in ("1", "2"):
+        world.push(version)
+    await world.name_release("1")
+    await world.add_fleet()
+    await world.until_ended(1, "Promoted", 120)
+    await world.apply(ROLLOUT_POLICIES, "careful", {**POLICY, "waves": waves, "soak": {"min": "10m", "max": "1h"}})
+    await world.name_release("2")
+
+    async def reported() -> bool:
+        return bool((await world.run(2))["status"].get("waitingFor") == "Soaking")
+
+    await world.until("the canary soaks", reported, 60)
+    for namespace in ("flux-system", "argocd"):
+        world.lab.hub.kubectl("create", "namespace", namespace)
+    world.lab.hub.kubectl("create", "configmap", "argocd-cm", "-n", "argocd")
+    desk = Desk(world.folder / "desk", world.lab.hub.kubeconfig, {"team-a": world.team}, lambda: None)
+    ended = asyncio.get_running_loop()
+
+    def until_aborted(_: str) -> None:
+        asyncio.run_coroutine_threadsafe(world.until_ended(2, "AbortedByUser", 60), ended).result(70)
+
+    count = await asyncio.to_thread(desk.run_page, "docs/gitops.md", then={"edgefleet rollout abort": until_aborted})
+    assert count == len(read_commands(ROOT / "docs" / "gitops.md"))
+    assert await world.until("what was aborted is tried again", lambda: world.run(3), 60)
+    world.lab.hub.kubectl("delete", "clusterrolebinding", "edgefleet-sites")
+    world.lab.hub.kubectl("delete", "namespace", "flux-system", "argocd", "--wait=false")
+
+
+def test_every_page_with_commands_is_played_here() -> None:
+    """Pages are named in this file, so a new one is noticed."""
+    source = Path(__file__).read_text()
+    for page in PAGES:
+        if page.parent.name != "runbooks" and any(command.program in OURS for command in read_commands(page)):
+            assert f'"{page.relative_to(ROOT).as_posix()}"' in source
 
 
 def _make(folder: Path) -> Path:
