@@ -3,6 +3,7 @@
 What cannot be as on the page (a registry's name, files that the reader has) is replaced by name from one table for each desk.
 """
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+from edgefleet.site.gateway_process import GatewayProcess
 from tests.docs.pages import ROOT, read_blocks
 from tests.lab.binaries import fetch_kubectl
 from tests.lab.helm import fetch_helm
@@ -96,5 +98,7 @@ class Desk:
         self.run(f"kubectl apply -f - <<'YAML'\n{manifests}\nYAML", stand_ins)
 
     def stop(self) -> None:
-        """Ends what was started and stays."""
+        """Ends what was started and stays; an agent leaves its gateway behind, which serves on without it."""
         stop_processes(self._staying, grace=15)
+        for gateway in self.folder.glob("*/gateway"):
+            asyncio.run(GatewayProcess(gateway).stop())
