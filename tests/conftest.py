@@ -20,6 +20,7 @@ _LAB_TIMEOUT = 180  # seconds for the one test that starts the lab; the lab's ow
 _PREPARE: dict[str, Callable[[], object]] = {
     "lab": binaries.fetch_control_plane,
     "lanes": binaries.fetch_control_plane,
+    "own_lab": binaries.fetch_control_plane,
     "server_env": server.fetch_server_environment,
     "cosign": debian.fetch_cosign,
     "docker_registry": debian.fetch_docker_registry,

@@ -199,15 +199,23 @@ def releases(cosign: Path, service: SigstoreService, tmp_path_factory: pytest.Te
         yield made
 
 
+@pytest.fixture
+def own_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """A lab of its own: the hub works on a whole API server, and its fleet's objects must not be among other tests'."""
+    running = Lab.start(tmp_path_factory.mktemp("lab"), ["east"])
+    yield running
+    running.stop()
+
+
 @pytest.mark.timeout(400)
 async def test_a_keyless_release_goes_from_cosign_to_a_site_that_serves_it(
-    lab: Lab, service: SigstoreService, releases: Releases, tmp_path: Path
+    own_lab: Lab, service: SigstoreService, releases: Releases, tmp_path: Path
 ) -> None:
     root = root_of(service)
-    hub = prepare_clusters(lab)[0]
+    hub = prepare_clusters(own_lab)[0]
     KeylessFleet.root = root
     async with (
-        open_ground(lab, [hub], releases, tmp_path) as ground,
+        open_ground(own_lab, [hub], releases, tmp_path) as ground,
         KeylessFleet(ground, ground.lanes[0], FaultPlan(), Knobs(), patience=100) as fleet,
     ):
         await fleet.name_release("1")

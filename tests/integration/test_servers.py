@@ -5,6 +5,7 @@ examples/servers/README.md.
 """
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from tests.lab.registry import Registry
 from tests.lab.server import ModelServer, ServerEnvironment
 
 pytestmark = pytest.mark.timeout(600, func_only=True)
+_numbers = itertools.count(1)
 RUNTIME_CLASSES = Resource("node.k8s.io/v1", "RuntimeClass", "runtimeclasses", False)
 PATIENT = HardChecks(ready_within="240s")
 
@@ -132,7 +134,7 @@ def open_site(controllers: Lab, registry: Registry, model_server: ModelServer, t
         assert serving.deployment is not None
         spec = serving.deployment.template.model_dump(mode="json", by_alias=True)["spec"]
         named = spec["containers"][0]["image"].partition("@")[0]
-        space = f"servers-{name}"
+        space = f"servers-{name}-{next(_numbers)}"  # the namespace of the test before may still be going
         async with open_rig(tmp_path, controllers, registry, model_server, space, model.metadata.name) as rig:
             lines = [{**question(size), "expect": {"output": "output-0", "label": size % 10}} for size in range(20)]
             rig.push_golden(lines=lines)

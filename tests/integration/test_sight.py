@@ -46,7 +46,9 @@ async def say(world: World, *words: str, code: int | None = 0) -> str:
 
 
 async def events(world: World, about: str) -> list[dict[str, Any]]:
-    return [one for one in await world.api.list(EVENTS) if one["involvedObject"]["name"] == about]
+    """Those of the team, and of what is in no namespace."""
+    found = [*await world.api.list(EVENTS, world.team), *await world.api.list(EVENTS, "default")]
+    return [one for one in found if one["involvedObject"]["name"] == about]
 
 
 async def test_commands_say_what_runs_where_and_why_it_differs(world: World, sites: FakeSites) -> None:

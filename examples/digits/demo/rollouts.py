@@ -54,9 +54,8 @@ def better_release(play: Play) -> None:
         variants == ["fp32", "int8"],
         f"{sorted(canaries)} ({variants}); waves: {run.status.waves}",
     )
-    checks.holds(
-        "before the second had passed, it was half of the sites", len(half) == len(play.sites) // 2, f"{sorted(half)}; {run.status.waves}"
-    )
+    planned = sum(wave.sites for wave in run.status.waves)  # one of them may be cut off
+    checks.holds("before the second had passed, it was half of the sites", len(half) == planned // 2, f"{sorted(half)}; {run.status.waves}")
 
 
 def failing_release(play: Play) -> None:
