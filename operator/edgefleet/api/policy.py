@@ -173,6 +173,10 @@ class RolloutPolicySpec(Schema):
         }
     )
 
+    def soak_of(self, wave: Wave) -> Soak:
+        """How a wave soaks: as it says, else as the policy does."""
+        return wave.soak or self.soak
+
 
 class RolloutPolicy(Kind):
     """A template for rollouts."""

@@ -88,8 +88,7 @@ def survey(run: RunFacts, sites: Mapping[str, SiteFacts], fleet: FleetFacts, now
     opened = {record.name: parse_time(record.opened_at) for record in run.status.waves if record.opened_at}
     skip_after = parse_duration(run.policy.unreachable.skip_after)
     rules = [
-        _Rules(opened.get(wave.name, now), parse_duration((wave.soak or run.policy.soak).min), skip_after)
-        for wave in list_waves(run.policy)
+        _Rules(opened.get(wave.name, now), parse_duration(run.policy.soak_of(wave).min), skip_after) for wave in list_waves(run.policy)
     ]
     return tuple(_locate(planned, run, sites.get(planned.site), fleet, rules[planned.wave], now) for planned in run.plan)
 

@@ -272,7 +272,7 @@ class _Pass:
 
     def _judge(self, wave: Wave, group: Sequence[SiteProgress], record: WaveRecord, proven: set[str]) -> Pass | Inconclusive:
         opened_at = parse_time(record.opened_at) if record.opened_at else self.now
-        soak = wave.soak or self.run.policy.soak
+        soak = self.run.policy.soak_of(wave)
         traffic = self.live.traffic_of(one.site for one in group)
         return judge_wave(group, soak, opened_at=opened_at, proven_variants=proven, traffic=traffic, now=self.now)
 

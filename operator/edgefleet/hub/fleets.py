@@ -245,9 +245,9 @@ def _run_task(
 
 def _find_soak(run: RunFacts, site: str) -> str:
     """The least that this site soaks: as its wave says, or the policy."""
-    wave = next((line.wave for line in run.plan if line.site == site), len(run.policy.waves))
-    own = run.policy.waves[wave].soak if wave < len(run.policy.waves) else None
-    return (own or run.policy.soak).min
+    number = next((line.wave for line in run.plan if line.site == site), len(run.policy.waves))
+    soak = run.policy.soak_of(run.policy.waves[number]) if number < len(run.policy.waves) else run.policy.soak
+    return soak.min
 
 
 def _renewal(facts: FleetFacts, site: str) -> Task | None:
