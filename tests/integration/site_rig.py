@@ -34,9 +34,11 @@ from edgefleet.oci.index import fetch_index
 from edgefleet.oci.push import VariantFiles, attach_bundle, push_golden, push_model
 from edgefleet.oci.reference import Repository
 from edgefleet.site.status import AssignmentRecord
-from edgefleet.trust.bundle import Publisher, make_bundle, make_root
+from edgefleet.trust.bundle import make_bundle, make_root
+from edgefleet.trust.bundle_content import BundleContent
 from edgefleet.trust.keys import PrivateKey
 from edgefleet.trust.orders import sign_order
+from edgefleet.trust.publishers import Publisher
 from edgefleet.trust.release import GoldenFacts, ReleaseFacts, attest_golden, attest_release, sign_digest
 from tests.lab.cluster import Lab
 from tests.lab.installed import hub_kubeconfig, site_rules
@@ -251,8 +253,7 @@ class Rig:
             roots=[self.root_document],
             signers=[self.root],
             version=version,
-            publishers={self.model: Publisher((self.publisher.public,), 1, 0)},
-            hub_keys=[self.hub_key.public],
+            content=BundleContent({self.model: Publisher((self.publisher.public,), 1, 0)}, (self.hub_key.public,)),
             expires_at=ends,
         )
         body = {"metadata": {"name": "trust-bundle", "namespace": self.namespace}, "data": {"bundle.json": data.decode()}}

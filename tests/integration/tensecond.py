@@ -39,8 +39,10 @@ from edgefleet.kube.resources import (
 )
 from edgefleet.site.gateway_config import gateway_folder
 from edgefleet.site.gateway_process import GatewayProcess
-from edgefleet.trust.bundle import Publisher, make_bundle, make_root
+from edgefleet.trust.bundle import make_bundle, make_root
+from edgefleet.trust.bundle_content import BundleContent
 from edgefleet.trust.keys import PrivateKey
+from edgefleet.trust.publishers import Publisher
 from tests.integration.endstate import FLEET, is_tidy, read_state
 from tests.integration.ground import MODEL, Actor, Ground, Lane, tensor
 from tests.lab.checker import Final
@@ -143,8 +145,7 @@ class TenSecondFleet:
             roots=[root_document],
             signers=[root],
             version=1,
-            publishers={MODEL: self.publisher()},
-            hub_keys=[hub_key.public],
+            content=BundleContent({MODEL: self.publisher()}, (hub_key.public,)),
             expires_at=ends,
         )
         for name in (self.team, self.system):

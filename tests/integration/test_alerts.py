@@ -23,8 +23,10 @@ from edgefleet.api.assignment import SiteAssignmentSpec
 from edgefleet.kube.resources import CONFIG_MAPS, ROLLOUT_POLICIES
 from edgefleet.site.gateway_config import Endpoint
 from edgefleet.site.metrics import AgentMetrics, serving_metrics
-from edgefleet.trust.bundle import Publisher, make_bundle, make_root
+from edgefleet.trust.bundle import make_bundle, make_root
+from edgefleet.trust.bundle_content import BundleContent
 from edgefleet.trust.keys import PrivateKey
+from edgefleet.trust.publishers import Publisher
 from tests.integration.fakesites import FakeSites
 from tests.integration.world import POLICY, World
 from tests.lab.debian import fetch_prometheus
@@ -121,7 +123,7 @@ async def publish_bundle(world: World, ends: datetime) -> None:
     root = make_root([key.public], signers=[key], threshold=1, version=1, expires_at=ends + 24 * HOUR)
     publisher = Publisher((world.key.public,))
     bundle = make_bundle(
-        roots=[root], signers=[key], version=1, publishers={"weld": publisher}, hub_keys=[world.hub_key.public], expires_at=ends
+        roots=[root], signers=[key], version=1, content=BundleContent({"weld": publisher}, (world.hub_key.public,)), expires_at=ends
     )
     meta = {"name": "trust-bundle", "namespace": world.system}
     await world.api.apply(CONFIG_MAPS, {"metadata": meta, "data": {"bundle.json": bundle.decode()}}, manager="person")

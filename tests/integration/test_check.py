@@ -19,8 +19,10 @@ from edgefleet.kube.resources import CONFIG_MAPS, EDGE_MODELS, SITE_ASSIGNMENTS
 from edgefleet.oci.reference import Repository
 from edgefleet.site.gateway_config import gateway_folder
 from edgefleet.site.gateway_process import GatewayProcess
-from edgefleet.trust.bundle import Publisher, make_bundle, make_root
+from edgefleet.trust.bundle import make_bundle, make_root
+from edgefleet.trust.bundle_content import BundleContent
 from edgefleet.trust.keys import PrivateKey, PublicKey
+from edgefleet.trust.publishers import Publisher
 from tests.integration.fakesites import FakeSites
 from tests.integration.site_rig import Rig, open_rig, wait_until
 from tests.integration.world import World
@@ -58,8 +60,7 @@ async def publish(world: World, *, hub_key: PublicKey | None = None, ends: datet
         roots=[root],
         signers=[key],
         version=1,
-        publishers={"weld": Publisher((world.key.public,))},
-        hub_keys=[hub_key or world.hub_key.public],
+        content=BundleContent({"weld": Publisher((world.key.public,))}, (hub_key or world.hub_key.public,)),
         expires_at=until,
     )
     meta = {"name": "trust-bundle", "namespace": world.system}

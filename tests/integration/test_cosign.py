@@ -16,6 +16,7 @@ from edgefleet.oci.referrers import fallback_tag, fetch_bundles
 from edgefleet.oci.transport import Patience
 from edgefleet.trust.errors import Rejected
 from edgefleet.trust.keys import PrivateKey, PublicKey
+from edgefleet.trust.publishers import Publisher
 from edgefleet.trust.release import RELEASE_PREDICATE, VerifiedRelease, verify_release
 from tests.lab import LabError
 from tests.lab.cosign import Cosign
@@ -60,7 +61,7 @@ def repository_of(server: Registry | DockerRegistry, path: str) -> Repository:
 def verdict(client: RegistryClient, repository: Repository, digest: str, key: PublicKey) -> VerifiedRelease:
     """What hub and site do: find bundles, then believe them or not."""
     bundles = fetch_bundles(client, repository, digest).bundles
-    return verify_release(digest=digest, model=MODEL, bundles=bundles, keys=[key], threshold=1, min_seq=0)
+    return verify_release(digest=digest, model=MODEL, bundles=bundles, publisher=Publisher((key,)))
 
 
 @pytest.mark.parametrize("kind", ["referrers API", "fallback tag", "docker-registry"])
@@ -132,5 +133,5 @@ def test_ours_and_cosigns_stand_side_by_side_under_the_fallback_tag(
     assert len(listed) == 4
     theirs = PublicKey.from_pem((signer.folder / "publisher.pub").read_bytes())
     bundles = fetch_bundles(client, repository, digest).bundles
-    found = verify_release(digest=digest, model=MODEL, bundles=bundles, keys=[ours.public, theirs], threshold=2, min_seq=7)
+    found = verify_release(digest=digest, model=MODEL, bundles=bundles, publisher=Publisher((ours.public, theirs), 2, 7))
     assert set(found.signed_by) == {ours.public.id, theirs.id}

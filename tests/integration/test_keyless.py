@@ -14,10 +14,10 @@ from edgefleet.oci.client import RegistryClient
 from edgefleet.oci.push import VariantFiles, attach_bundle, push_model, tag_manifest
 from edgefleet.oci.reference import Repository
 from edgefleet.oci.referrers import fetch_bundles
-from edgefleet.trust.bundle import Publisher
 from edgefleet.trust.errors import Rejected
 from edgefleet.trust.identities import Identity, Keyless
 from edgefleet.trust.keyless import KeylessVerifier
+from edgefleet.trust.publishers import Publisher
 from edgefleet.trust.release import RELEASE_PREDICATE, SIGN_PREDICATE, verify_release
 from edgefleet.trust.signatures import verify_bundle
 from tests.integration.ground import MODEL, Releases, open_ground, prepare_clusters, tensor
@@ -85,10 +85,7 @@ def test_what_cosign_signs_without_a_key_is_believed(
         digest=digest,
         model=MODEL,
         bundles=bundles_of(repository, digest),
-        keys=[],
-        keyless=Keyless((WE,), root_of(service)),
-        threshold=1,
-        min_seq=7,
+        publisher=Publisher((), 1, 7, Keyless((WE,), root_of(service))),
     )
     assert [(one.name, one.issuer) for one in found.signers] == [(SUBJECT, ISSUER)]
     assert json.loads(signer.verify(f"{repository}@{digest}"))[0]["critical"]["image"]["docker-manifest-digest"] == digest

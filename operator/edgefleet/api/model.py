@@ -100,16 +100,30 @@ class KeylessPolicy(Schema):
     trusted_root_ref: SecretName
 
 
+class RevokedPublishers(Schema):
+    """Publishers whose signatures do not count any more: ids of keys (`sha256:<hex>`, as `status.release.signedBy` names them), and
+    identities, also some of those that a `subjectRegex` admits."""
+
+    keys: Annotated[tuple[Digest, ...], Field(max_length=64)] = ()
+    identities: Annotated[tuple[TrustedIdentity, ...], Field(max_length=64)] = ()
+
+
+PredicateType = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9+.-]*:\S+$", max_length=512)]
+
+
 class Verify(Schema):
     """The hub's gate. It is required, and no match means refused: there is no warn-only.
 
     `threshold` is how many different publishers must sign, keys and identities counted together; with keys alone, `keys.threshold` says it.
+    `requiredPredicates` are attestations that one of them must have made beside the release's own, by type, such as a review's.
     """
 
     keys: KeyPolicy | None = None
     keyless: KeylessPolicy | None = None
     threshold: Annotated[int, Field(ge=1, le=8)] | None = None
     min_release_seq: Annotated[int, Field(ge=0, le=1_000_000_000)] = 0
+    required_predicates: Annotated[tuple[PredicateType, ...], Field(max_length=8)] = ()
+    revoked: RevokedPublishers = RevokedPublishers()
 
     model_config = ConfigDict(
         json_schema_extra={

@@ -21,6 +21,7 @@ from edgefleet.oci.reference import Reference, Repository
 from edgefleet.oci.referrers import Discovery, fetch_bundles
 from edgefleet.trust.errors import Rejected
 from edgefleet.trust.keys import PrivateKey, PublicKey
+from edgefleet.trust.publishers import Publisher
 from edgefleet.trust.release import (
     GOLDEN_PREDICATE,
     RELEASE_PREDICATE,
@@ -97,20 +98,20 @@ def require_name(name: str, option: str) -> str:
 
 
 def fetch_release_verdict(
-    client: RegistryClient, repository: Repository, digest: str, *, model: str, keys: Sequence[PublicKey], threshold: int, min_seq: int
+    client: RegistryClient, repository: Repository, digest: str, *, model: str, publisher: Publisher
 ) -> tuple[VerifiedRelease, Discovery]:
     """Find a release's bundles and believe them. Raises RegistryError, Rejected."""
     found = fetch_bundles(client, repository, digest)
-    verdict = verify_release(digest=digest, model=model, bundles=found.bundles, keys=keys, threshold=threshold, min_seq=min_seq)
+    verdict = verify_release(digest=digest, model=model, bundles=found.bundles, publisher=publisher)
     return verdict, found
 
 
 def fetch_golden_verdict(
-    client: RegistryClient, repository: Repository, digest: str, *, model: str, keys: Sequence[PublicKey], threshold: int
+    client: RegistryClient, repository: Repository, digest: str, *, model: str, publisher: Publisher
 ) -> VerifiedGolden:
     """Find a golden set's bundles and believe them. Raises RegistryError, Rejected."""
     found = fetch_bundles(client, repository, digest)
-    return verify_golden(digest=digest, model=model, bundles=found.bundles, keys=keys, threshold=threshold)
+    return verify_golden(digest=digest, model=model, bundles=found.bundles, publisher=publisher)
 
 
 def sign_release(
@@ -118,7 +119,7 @@ def sign_release(
 ) -> bool:
     """Attach this key's signature and attestation unless they are there; whether anything was written. Raises RegistryError."""
     try:
-        verdict, _ = fetch_release_verdict(client, repository, digest, model=model, keys=[key.public], threshold=1, min_seq=0)
+        verdict, _ = fetch_release_verdict(client, repository, digest, model=model, publisher=Publisher((key.public,)))
         if (verdict.version, verdict.seq) == (version, seq):
             return False
     except Rejected:
@@ -132,7 +133,7 @@ def sign_release(
 def sign_golden(client: RegistryClient, repository: Repository, digest: str, key: PrivateKey, *, model: str) -> bool:
     """Attach this key's signature and attestation unless they are there; whether anything was written. Raises RegistryError."""
     try:
-        fetch_golden_verdict(client, repository, digest, model=model, keys=[key.public], threshold=1)
+        fetch_golden_verdict(client, repository, digest, model=model, publisher=Publisher((key.public,)))
         return False
     except Rejected:
         pass

@@ -21,6 +21,7 @@ from edgefleet.cli.artifacts import (
 from edgefleet.cli.output import EXIT_CODES, Format, FormatOption, print_facts, print_json, print_note
 from edgefleet.oci.golden import fetch_golden, parse_golden_lines
 from edgefleet.oci.push import push_golden, tag_manifest
+from edgefleet.trust.publishers import Publisher
 
 app = typer.Typer(help="Push and verify golden sets: labelled examples, an artifact of their own.", epilog=EXIT_CODES, no_args_is_help=True)
 
@@ -73,10 +74,10 @@ def verify(
 ) -> None:
     """Check that enough trusted keys signed a golden set and attested it for the model, and that each line can be read."""
     reference = read_reference(ref)
-    keys = read_public_keys(key)
+    publisher = Publisher(read_public_keys(key), threshold)
     with open_client(ca) as client:
         digest = client.resolve(reference)
-        verdict = fetch_golden_verdict(client, reference.repository, digest, model=name, keys=keys, threshold=threshold)
+        verdict = fetch_golden_verdict(client, reference.repository, digest, model=name, publisher=publisher)
         lines = fetch_golden(client, reference.repository, digest)
     found = {"verified": True, "digest": digest, "model": name, "lines": len(lines), "signedBy": list(verdict.signed_by)}
     if output is Format.JSON:

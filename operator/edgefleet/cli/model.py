@@ -40,6 +40,7 @@ from edgefleet.oci.push import push_model, tag_manifest
 from edgefleet.oci.reference import Reference
 from edgefleet.oci.referrers import fetch_bundles
 from edgefleet.trust.errors import Rejected
+from edgefleet.trust.publishers import Publisher
 from edgefleet.trust.release import GOLDEN_PREDICATE, RELEASE_PREDICATE, SIGN_PREDICATE
 from edgefleet.trust.signatures import read_claim
 
@@ -142,7 +143,7 @@ def verify(
     """
     reference = read_reference(ref)
     model = name or _model_of(reference)
-    keys = read_public_keys(key)
+    publisher = Publisher(read_public_keys(key), threshold, min_seq)
     with open_client(ca) as client:
         digest = client.resolve(reference)
         verdict, _ = fetch_release_verdict(
@@ -150,9 +151,7 @@ def verify(
             reference.repository,
             digest,
             model=model,
-            keys=keys,
-            threshold=threshold,
-            min_seq=min_seq,
+            publisher=publisher,
         )
     found = {
         "verified": True,
@@ -245,10 +244,10 @@ def pull(
     reference = read_reference(ref)
     repository = reference.repository
     model = name or _model_of(reference)
-    keys = read_public_keys(key)
+    publisher = Publisher(read_public_keys(key), threshold, min_seq)
     with open_client(ca) as client:
         digest = client.resolve(reference)
-        fetch_release_verdict(client, repository, digest, model=model, keys=keys, threshold=threshold, min_seq=min_seq)
+        fetch_release_verdict(client, repository, digest, model=model, publisher=publisher)
         variants = {found.name: found for found in fetch_index(client, repository, digest).variants}
         if variant not in variants:
             raise CommandFailed("NoVariant", f"{reference} has no variant {variant!r}; it has {', '.join(sorted(variants))}")

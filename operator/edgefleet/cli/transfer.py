@@ -29,7 +29,8 @@ from edgefleet.oci.layout import Layout, copy_blob
 from edgefleet.oci.manifest import Descriptor, parse_descriptor, parse_descriptors, parse_document
 from edgefleet.oci.reference import Repository
 from edgefleet.oci.referrers import MAX_BUNDLE_BYTES, MAX_REFERRERS, list_referrers
-from edgefleet.trust.bundle import Publisher, open_bundle
+from edgefleet.trust.bundle import open_bundle
+from edgefleet.trust.publishers import Publisher
 from edgefleet.trust.release import verify_golden, verify_release
 
 NameOption = Annotated[str | None, typer.Option("--name", help="Model name that must be attested; default: last part of the repository.")]
@@ -57,10 +58,10 @@ def export_release(
     exam = read_reference(golden) if golden else None
     repository, layout = reference.repository, Layout(to)
     model = name or repository.path.rpartition("/")[2]
-    keys = read_public_keys(key)
+    publisher = Publisher(read_public_keys(key), threshold)
     with open_client(ca) as client:
         digest = client.resolve(reference)
-        verdict, _ = fetch_release_verdict(client, repository, digest, model=model, keys=keys, threshold=threshold, min_seq=0)
+        verdict, _ = fetch_release_verdict(client, repository, digest, model=model, publisher=publisher)
         index = client.fetch_manifest(repository, digest)
         listed = {entry.annotations[media.VARIANT_PREFIX + "name"]: entry for entry in parse_index(index, str(reference))}
         unknown = sorted(set(variant or ()) - set(listed))
@@ -76,7 +77,7 @@ def export_release(
         entries += _export_attached(client, repository, digest, layout)
         if exam is not None:
             golden_digest = client.resolve(exam)
-            fetch_golden_verdict(client, exam.repository, golden_digest, model=model, keys=keys, threshold=threshold)
+            fetch_golden_verdict(client, exam.repository, golden_digest, model=model, publisher=publisher)
             print_note("golden set")
             size = _export_manifest(client, exam.repository, golden_digest, layout)
             entries.append(Descriptor(media.MANIFEST, golden_digest, size, media.GOLDEN))
@@ -113,27 +114,12 @@ def import_release(
     if entry is None:
         raise MalformedManifest(f"{folder}: no release of edgefleet is in it")
     model = entry.annotations.get(media.LAYOUT_MODEL, "")
-    publisher = Publisher(read_public_keys(key), threshold, 0) if key else _publisher(state, trusted_root, model)
+    publisher = Publisher(read_public_keys(key), threshold) if key else _publisher(state, trusted_root, model)
     index = source.read(entry.digest)
-    verdict = verify_release(
-        digest=entry.digest,
-        model=model,
-        bundles=source.bundles(entry.digest),
-        keys=publisher.keys,
-        keyless=publisher.keyless,
-        threshold=publisher.threshold,
-        min_seq=publisher.min_release_seq,
-    )
+    verdict = verify_release(digest=entry.digest, model=model, bundles=source.bundles(entry.digest), publisher=publisher)
     exam = source.find(media.MANIFEST, media.GOLDEN)
     if exam is not None:
-        verify_golden(
-            digest=exam.digest,
-            model=model,
-            bundles=source.bundles(exam.digest),
-            keys=publisher.keys,
-            keyless=publisher.keyless,
-            threshold=publisher.threshold,
-        )
+        verify_golden(digest=exam.digest, model=model, bundles=source.bundles(exam.digest), publisher=publisher)
     target = Inbox(inbox_folder(state)).place(entry.digest)
     target.prepare()
     variants = [one for one in parse_index(index, str(folder)) if source.path(one.digest).is_file()]

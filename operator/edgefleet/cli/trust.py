@@ -11,10 +11,12 @@ import typer
 from edgefleet.api.meta import format_time
 from edgefleet.cli.artifacts import naming, read_private_key, read_public_keys, require_name
 from edgefleet.cli.output import EXIT_CODES, CommandFailed, Format, FormatOption, print_facts, print_json, print_note, print_table, short
-from edgefleet.trust.bundle import Publisher, TrustBundle, make_bundle, make_root, open_bundle, read_roots, require_root
+from edgefleet.trust.bundle import TrustBundle, make_bundle, make_root, open_bundle, read_roots, require_root
+from edgefleet.trust.bundle_content import BundleContent
 from edgefleet.trust.errors import rejecting
 from edgefleet.trust.identities import Identity, Keyless
 from edgefleet.trust.keys import PrivateKey, PublicKey
+from edgefleet.trust.publishers import Publisher
 
 app = typer.Typer(help="Make, show and change what sites believe.", epilog=EXIT_CODES, no_args_is_help=True)
 
@@ -63,8 +65,7 @@ def init(
         roots=[root],
         signers=roots,
         version=1,
-        publishers={name: Publisher((publisher.public,)) for name in models},
-        hub_keys=[hub.public],
+        content=BundleContent({name: Publisher((publisher.public,)) for name in models}, (hub.public,)),
         expires_at=now + timedelta(days=valid_days),
     )
     private = {f"root-{number}.key": key.to_pem().encode() for number, key in enumerate(roots, start=1)}
@@ -158,8 +159,7 @@ def set_publisher(
         roots=read_roots(data),
         signers=signers,
         version=old.version + 1,
-        publishers=publishers,
-        hub_keys=old.hub_keys,
+        content=BundleContent(publishers, old.hub_keys, old.revoked),
         expires_at=datetime.now(UTC) + timedelta(days=valid_days),
     )
     # Refused here rather than at every site: too few root keys in the folder, for example.

@@ -12,11 +12,11 @@ import logging
 import re
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from edgefleet.api.meta import AUTHOR_ANNOTATION, format_time
-from edgefleet.api.model import EdgeModel, KeylessPolicy, Release, SigningIdentity, TrustedRootVersion
+from edgefleet.api.model import EdgeModel, KeylessPolicy, Release, SigningIdentity, TrustedIdentity, TrustedRootVersion
 from edgefleet.api.quantities import parse_duration
 from edgefleet.core.events import plan_model_events
 from edgefleet.core.facts import ModelFacts
@@ -36,6 +36,7 @@ from edgefleet.oci.referrers import fetch_bundles
 from edgefleet.trust.errors import Rejected, rejecting
 from edgefleet.trust.identities import Identity, Keyless
 from edgefleet.trust.keys import PublicKey
+from edgefleet.trust.publishers import Publisher, Revoked
 from edgefleet.trust.release import verify_golden, verify_release
 
 log = logging.getLogger(__name__)
@@ -56,18 +57,18 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
-class Publishers:
+class Trusted:
     """Whom `spec.verify` trusts now; `root` is the version of the trusted root that identities are believed by."""
 
-    keys: tuple[PublicKey, ...] = ()
-    keyless: Keyless | None = None
+    publisher: Publisher
     root: TrustedRootVersion | None = None
 
     @property
     def mark(self) -> list[object]:
-        """Changes when anything of it does."""
-        root = self.keyless and hashlib.sha256(self.keyless.trusted_root).hexdigest()
-        return [[key.id for key in self.keys], root, self.root and self.root.version]
+        """Changes when a key or the trusted root does; the policy itself is not in it."""
+        keyless = self.publisher.keyless
+        root = keyless and hashlib.sha256(keyless.trusted_root).hexdigest()
+        return [[key.id for key in self.publisher.keys], root, self.root and self.root.version]
 
 
 class Models:
@@ -119,9 +120,9 @@ class Models:
 
     async def _verify(self, model: EdgeModel) -> tuple[Release | None, Failure | None]:
         try:
-            publishers = await self._publishers(model)
+            trusted = await self._trusted(model)
             registry = await self._registries.open(model)
-            return await asyncio.get_running_loop().run_in_executor(self._threads, self._find, registry, model, publishers), None
+            return await asyncio.get_running_loop().run_in_executor(self._threads, self._find, registry, model, trusted), None
         except Rejected as error:
             return None, Failure(error.reason, error.message)
         except AccessFailed as error:
@@ -131,15 +132,19 @@ class Models:
         except RegistryError as error:
             return None, Failure(error.reason, str(error), passing=isinstance(error, TransportError))
 
-    async def _publishers(self, model: EdgeModel) -> Publishers:
+    async def _trusted(self, model: EdgeModel) -> Trusted:
         verify = model.spec.verify
         keys = await self._keys(verify.keys.secret_ref, model.metadata.namespace) if verify.keys else ()
+        with rejecting("IdentityInvalid", "spec.verify.revoked.identities"):
+            revoked = Revoked(keys=frozenset(verify.revoked.keys), identities=tuple(map(_identity, verify.revoked.identities)))
+        publisher = Publisher(keys, verify.demanded, verify.min_release_seq, predicates=verify.required_predicates, revoked=revoked)
         if verify.keyless is None:
-            return Publishers(keys)
+            return Trusted(publisher)
         with rejecting("IdentityInvalid", "spec.verify.keyless.identities"):
-            identities = tuple(Identity(one.issuer, one.subject or "", one.subject_regex or "") for one in verify.keyless.identities)
+            identities = tuple(map(_identity, verify.keyless.identities))
         data, version = await self._trusted_root(model, verify.keyless)
-        return Publishers(keys, Keyless(identities, data), TrustedRootVersion(name=verify.keyless.trusted_root_ref, version=version))
+        root = TrustedRootVersion(name=verify.keyless.trusted_root_ref, version=version)
+        return Trusted(replace(publisher, keyless=Keyless(identities, data)), root)
 
     async def _trusted_root(self, model: EdgeModel, policy: KeylessPolicy) -> tuple[bytes, int]:
         name, namespace = policy.trusted_root_ref, model.metadata.namespace
@@ -175,7 +180,7 @@ class Models:
             raise Rejected("KeysNotFound", f"{where} has no entry whose name ends in .pub; found: {', '.join(sorted(data)) or 'none'}")
         return keys
 
-    def _find(self, registry: RegistryClient, model: EdgeModel, publishers: Publishers) -> Release:
+    def _find(self, registry: RegistryClient, model: EdgeModel, trusted: Trusted) -> Release:
         source, verify = model.spec.source, model.spec.verify
         repository = Repository.parse(source.repository)
         digest = source.digest or registry.resolve(Reference(repository, tag=source.tag))
@@ -184,42 +189,30 @@ class Models:
             why = f" ({revoked.reason})" if revoked.reason else ""
             raise Rejected("Revoked", f"{repository}@{digest} stands in spec.revoked{why}: name another release in spec.source")
         rules = {"verify": verify.to_json_dict(), "golden": model.spec.golden and model.spec.golden.to_json_dict()}
-        mark = hashlib.sha256(json.dumps([digest, rules, publishers.mark]).encode()).hexdigest()
+        mark = hashlib.sha256(json.dumps([digest, rules, trusted.mark]).encode()).hexdigest()
         key = (model.metadata.namespace or "", model.metadata.name)
         held = self._verified.get(key)
         if held is not None and held[0] == mark:
             return held[1]
-        release = self._fetch_verified(registry, model, publishers, repository, digest)
+        release = self._fetch_verified(registry, model, trusted, repository, digest)
         self._verified[key] = (mark, release)
         return release
 
-    def _fetch_verified(
-        self, registry: RegistryClient, model: EdgeModel, publishers: Publishers, repository: Repository, digest: str
-    ) -> Release:
-        verify, golden, name = model.spec.verify, model.spec.golden, model.metadata.name
+    def _fetch_verified(self, registry: RegistryClient, model: EdgeModel, trusted: Trusted, repository: Repository, digest: str) -> Release:
+        golden, name = model.spec.golden, model.metadata.name
         found = fetch_bundles(registry, repository, digest)
         verified = verify_release(
             digest=digest,
             model=name,
             bundles=found.bundles,
-            keys=publishers.keys,
-            keyless=publishers.keyless,
-            threshold=verify.demanded,
-            min_seq=verify.min_release_seq,
+            publisher=trusted.publisher,
         )
         index = fetch_index(registry, repository, digest)
         if golden is not None:
             where = Repository.parse(golden.repository)
             bundles = fetch_bundles(registry, where, golden.digest).bundles
             try:
-                verify_golden(
-                    digest=golden.digest,
-                    model=name,
-                    bundles=bundles,
-                    keys=publishers.keys,
-                    keyless=publishers.keyless,
-                    threshold=verify.demanded,
-                )
+                verify_golden(digest=golden.digest, model=name, bundles=bundles, publisher=trusted.publisher)
             except Rejected as error:
                 raise Rejected(error.reason, f"golden set {where}@{golden.digest}: {error.message}") from error
         return Release(
@@ -233,9 +226,13 @@ class Models:
                 for signer in verified.signers[:MAX_SIGNERS_SHOWN]
                 if signer.logged_at is not None
             ),
-            trusted_root=publishers.root,
+            trusted_root=trusted.root,
             verified_at=format_time(datetime.now(UTC)),
         )
+
+
+def _identity(entry: TrustedIdentity) -> Identity:
+    return Identity(entry.issuer, entry.subject or "", entry.subject_regex or "")
 
 
 def model_facts(model: EdgeModel) -> ModelFacts:

@@ -29,8 +29,9 @@ from edgefleet.site.faults import StepFailed
 from edgefleet.site.inbox import Inbox
 from edgefleet.site.registries import Access, Source
 from edgefleet.site.store import RevisionRecord, Store, StoredBlob
-from edgefleet.trust.bundle import Publisher, TrustBundle
+from edgefleet.trust.bundle import TrustBundle
 from edgefleet.trust.errors import Rejected
+from edgefleet.trust.publishers import Publisher
 from edgefleet.trust.release import verify_golden, verify_release
 
 log = logging.getLogger(__name__)
@@ -231,10 +232,7 @@ def verify_evidence(evidence: Evidence, revision: FrozenRevision, publisher: Pub
         digest=revision.digest,
         model=revision.model,
         bundles=evidence.bundles,
-        keys=publisher.keys,
-        keyless=publisher.keyless,
-        threshold=publisher.threshold,
-        min_seq=publisher.min_release_seq,
+        publisher=publisher,
     )
     if (release.version, release.seq) != (revision.version, revision.seq):
         raise Rejected(
@@ -248,14 +246,7 @@ def verify_evidence(evidence: Evidence, revision: FrozenRevision, publisher: Pub
         raise Rejected("VariantMismatch", f"the signed index has no variant {revision.variant.name!r} as the order describes it")
     if revision.golden is not None:
         _require_digest(evidence.golden_manifest or b"", revision.golden.digest, "golden set")
-        verify_golden(
-            digest=revision.golden.digest,
-            model=revision.model,
-            bundles=evidence.golden_bundles,
-            keys=publisher.keys,
-            keyless=publisher.keyless,
-            threshold=publisher.threshold,
-        )
+        verify_golden(digest=revision.golden.digest, model=revision.model, bundles=evidence.golden_bundles, publisher=publisher)
     return manifest
 
 

@@ -2,83 +2,38 @@
 
     {"formatVersion": 1, "roots": [root 1, root 2, ...], "targets": {...}, "trust": {...}}
 
-A bundle that trusts identities without keys has formatVersion 2, so that an agent which cannot verify them says so; their Sigstore's
-trusted root is part of `trust`.
-
 `roots` and `targets` are python-tuf metadata. A site pins one root; each following root must be signed by enough keys of the one
 before it and of its own; the last one's `targets` keys sign the targets, which name the SHA-256 of `trust` in RFC 8785 JSON.
 The bundle's version is the targets' version and only grows: what a site has seen (`floor_version`) it keeps itself.
-Which release is good under these publishers is left to release.py.
+What `trust` says is read in bundle_content.py; which release is good under it is left to release.py.
 """
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import ConfigDict, Field
-from pydantic.alias_generators import to_camel
 from securesystemslib.signer import CryptoSigner, SSlibKey  # type: ignore[attr-defined]
 from tuf.api.metadata import Metadata, Role, Root, TargetFile, Targets  # type: ignore[attr-defined]
 
-from edgefleet.api.meta import Schema, format_time
-from edgefleet.api.quantities import Name
+from edgefleet.api.meta import format_time
+from edgefleet.trust.bundle_content import FORMATS, BundleContent, read_content, write_content
 from edgefleet.trust.documents import format_canonical, parse_json_object
 from edgefleet.trust.errors import Rejected, rejecting
-from edgefleet.trust.identities import Identity, Keyless
 from edgefleet.trust.keys import PrivateKey, PublicKey
 
-KEYED_FORMAT, BUNDLE_FORMAT = 1, 2
 TRUST_FILE = "trust.json"
 MAX_ROOTS = 64
 
-Pem = Annotated[str, Field(max_length=2048)]
 
-
-@dataclass(frozen=True)
-class Publisher:
-    """Who may release one model: `threshold` of `keys` and identities must sign, and nothing below `min_release_seq` is accepted."""
-
-    keys: tuple[PublicKey, ...]
-    threshold: int = 1
-    min_release_seq: int = 0
-    keyless: Keyless | None = None
-
-
-@dataclass(frozen=True)
-class TrustBundle:
-    """What a verified bundle says. `publishers` is by model name; `expires_at` is the earlier end of root and targets."""
+@dataclass(frozen=True, kw_only=True)
+class TrustBundle(BundleContent):
+    """What a verified bundle says; `expires_at` is the earlier end of root and targets."""
 
     version: int
-    publishers: Mapping[str, Publisher]
-    hub_keys: tuple[PublicKey, ...]
     expires_at: datetime
-
-
-class _Document(Schema):
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True, extra="forbid")
-
-
-class _IdentityDocument(_Document):
-    issuer: Annotated[str, Field(min_length=1, max_length=256)]
-    subject: Annotated[str, Field(max_length=1024)] = ""
-    subject_regex: Annotated[str, Field(max_length=256)] = ""
-
-
-class _PublisherDocument(_Document):
-    keys: Annotated[tuple[Pem, ...], Field(max_length=8)] = ()
-    identities: Annotated[tuple[_IdentityDocument, ...], Field(max_length=8)] = ()
-    threshold: Annotated[int, Field(ge=1, le=8)] = 1
-    min_release_seq: Annotated[int, Field(ge=0, le=1_000_000_000)] = 0
-
-
-class _TrustDocument(_Document):
-    format_version: Literal[1, 2] = 1
-    publishers: Annotated[dict[Name, _PublisherDocument], Field(max_length=1024)]
-    hub_keys: Annotated[tuple[Pem, ...], Field(min_length=1, max_length=8)]
-    trusted_root: dict[str, Any] | None = None
 
 
 def make_root(keys: Sequence[PublicKey], *, signers: Sequence[PrivateKey], threshold: int, version: int, expires_at: datetime) -> bytes:
@@ -99,25 +54,10 @@ def make_root(keys: Sequence[PublicKey], *, signers: Sequence[PrivateKey], thres
 
 
 def make_bundle(
-    *,
-    roots: Sequence[bytes],
-    signers: Sequence[PrivateKey],
-    version: int,
-    publishers: Mapping[str, Publisher],
-    hub_keys: Sequence[PublicKey],
-    expires_at: datetime,
+    *, roots: Sequence[bytes], signers: Sequence[PrivateKey], version: int, content: BundleContent, expires_at: datetime
 ) -> bytes:
     """A bundle under the last of `roots` (oldest first). Raises ValueError for values that open_bundle would refuse."""
-    trusted_roots = {publisher.keyless.trusted_root for publisher in publishers.values() if publisher.keyless}
-    if len(trusted_roots) > 1:
-        raise ValueError("the publishers have different trusted roots: a bundle carries one, which may name several authorities and logs")
-    trust = _TrustDocument(
-        format_version=BUNDLE_FORMAT if trusted_roots else KEYED_FORMAT,
-        publishers={model: _write_publisher(publisher) for model, publisher in publishers.items()},
-        hub_keys=tuple(key.to_pem() for key in hub_keys),
-        trusted_root=parse_json_object(trusted_roots.pop()) if trusted_roots else None,
-    ).model_dump(mode="json", by_alias=True, exclude_unset=True, exclude_none=True)
-    _read_trust(trust)
+    trust = write_content(content)
     targets = Targets(version=version, expires=_whole_utc(expires_at))
     targets.targets[TRUST_FILE] = TargetFile.from_data(TRUST_FILE, format_canonical(trust), ["sha256"])
     document = {
@@ -138,10 +78,9 @@ def open_bundle(data: bytes, *, pinned_root: bytes, floor_version: int, now: dat
     with rejecting("BundleMalformed", "the trust bundle"):
         document = parse_json_object(data)
         found = document.get("formatVersion")
-        if type(found) is not int or found not in (KEYED_FORMAT, BUNDLE_FORMAT):
+        if type(found) is not int or found not in FORMATS:
             raise Rejected(
-                "BundleFormatUnknown",
-                f"the trust bundle has formatVersion {found!r}, this edgefleet reads {KEYED_FORMAT} and {BUNDLE_FORMAT}: upgrade it",
+                "BundleFormatUnknown", f"the trust bundle has formatVersion {found!r}, this edgefleet reads up to {FORMATS[-1]}: upgrade it"
             )
         if set(document) != {"formatVersion", "roots", "targets", "trust"}:
             raise ValueError(f"it has the fields {', '.join(sorted(document))}")
@@ -159,10 +98,10 @@ def open_bundle(data: bytes, *, pinned_root: bytes, floor_version: int, now: dat
             raise Rejected(
                 "BundleRollback", f"the trust bundle has version {signed.version}, version {floor_version} was already seen here"
             )
-        publishers, hub_keys = _read_trust(document["trust"])
+        content = read_content(document["trust"])
         if document["trust"].get("formatVersion") != found:
             raise ValueError("it says one formatVersion outside and another inside of what is signed")
-        return TrustBundle(signed.version, publishers, hub_keys, expires_at)
+        return TrustBundle(**vars(content), version=signed.version, expires_at=expires_at)
 
 
 def require_root(data: bytes) -> None:
@@ -259,46 +198,6 @@ def _require_distinct_keys(root: Root) -> None:
         role: Role = root.roles[name]
         if len(set(role.keyids)) != len(role.keyids):
             raise ValueError(f"root {root.version} lists one key twice for {name}")
-
-
-def _read_trust(document: Any) -> tuple[dict[str, Publisher], tuple[PublicKey, ...]]:
-    trust = _TrustDocument.model_validate(document)
-    publishers = {}
-    root = None if trust.trusted_root is None else format_canonical(trust.trusted_root)
-    if trust.format_version == KEYED_FORMAT and (root is not None or any(entry.identities for entry in trust.publishers.values())):
-        raise ValueError(f"identities and trustedRoot are of formatVersion {BUNDLE_FORMAT}")
-    for model, entry in trust.publishers.items():
-        keys = _distinct(entry.keys)
-        identities = tuple({one.id: one for one in (Identity(**dict(entry)) for entry in entry.identities)}.values())
-        if entry.threshold > len(keys) + len(identities):
-            raise ValueError(
-                f"publisher of {model}: threshold {entry.threshold} cannot be met by {len(keys)} different keys"
-                + (f" and {len(identities)} identities" if identities else "")
-            )
-        if identities and root is None:
-            raise ValueError(f"publisher of {model}: identities need the trustedRoot that vouches for them")
-        keyless = Keyless(identities, root) if identities and root else None
-        publishers[model] = Publisher(keys, entry.threshold, entry.min_release_seq, keyless)
-    return publishers, _distinct(trust.hub_keys)
-
-
-def _write_publisher(publisher: Publisher) -> _PublisherDocument:
-    document: dict[str, Any] = {
-        "keys": tuple(key.to_pem() for key in publisher.keys),
-        "threshold": publisher.threshold,
-        "minReleaseSeq": publisher.min_release_seq,
-    }
-    if publisher.keyless:
-        document["identities"] = tuple(
-            {"issuer": one.issuer} | ({"subject": one.subject} if one.subject else {"subjectRegex": one.subject_regex})
-            for one in publisher.keyless.identities
-        )
-    return _PublisherDocument.model_validate(document)
-
-
-def _distinct(pems: Sequence[str]) -> tuple[PublicKey, ...]:
-    keys = {key.id: key for key in (PublicKey.from_pem(pem) for pem in pems)}
-    return tuple(keys.values())
 
 
 def _tuf_key(key: PublicKey) -> Any:

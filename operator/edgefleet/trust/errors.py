@@ -5,12 +5,15 @@ room but `OSError` of a file that the caller named. Reasons are CamelCase, becau
 
     KeyInvalid            a key is not an ECDSA P-256 key in PEM, or is missing
     SignatureMissing      nobody signed this digest
-    SignatureInvalid      signatures are there, but none by a trusted key
+    SignatureInvalid      signatures are there, but none by a trusted publisher
     IdentityMismatch      signed without a key, by nobody who is trusted; keyless.py has the other reasons of such signatures
     ThresholdNotMet       trusted publishers signed, but fewer than the policy demands
     AttestationMissing    signed, but no release attestation by enough of them
     ModelMismatch         attested for another model name
     SeqTooLow             attested, but older than the floor allows
+    PredicateMissing      signed and attested, but not what the policy demands beside it
+    Revoked               this artifact is not believed any more, whoever signed it
+    PublisherRevoked      signed by a key or an identity that is not believed any more
     RootMalformed         the root that a site shall pin cannot be read
     BundleMalformed       the trust bundle cannot be read
     BundleFormatUnknown   a trust bundle of a newer format: upgrade edgefleet

@@ -16,8 +16,8 @@ from pydantic import AwareDatetime, Field, ValidationError
 from edgefleet.api.meta import Schema, format_time
 from edgefleet.api.quantities import Name
 from edgefleet.trust.errors import Rejected, rejecting
-from edgefleet.trust.identities import Keyless
-from edgefleet.trust.keys import PrivateKey, PublicKey
+from edgefleet.trust.keys import PrivateKey
+from edgefleet.trust.publishers import Publisher
 from edgefleet.trust.signatures import (
     KeyRing,
     SignedBy,
@@ -93,49 +93,40 @@ def attest_golden(key: PrivateKey, digest: str, facts: GoldenFacts) -> bytes:
     return sign_statement(key, Statement(GOLDEN_PREDICATE, (digest,), _predicate(facts, facts.created_at)))
 
 
-def verify_release(
-    *,
-    digest: str,
-    model: str,
-    bundles: Sequence[bytes],
-    keys: Sequence[PublicKey],
-    threshold: int,
-    min_seq: int,
-    keyless: Keyless | None = None,
-) -> VerifiedRelease:
-    """The facts of a release that `threshold` of `keys` and identities (`keyless`) signed and attested for `model`, with a sequence of at
-    least `min_seq`.
+def verify_release(*, digest: str, model: str, bundles: Sequence[bytes], publisher: Publisher) -> VerifiedRelease:
+    """The facts of a release that enough of `publisher` signed and attested for `model`.
 
-    If several attestations hold, the one with the highest sequence counts. Raises Rejected: SignatureMissing, SignatureInvalid,
-    ThresholdNotMet, AttestationMissing, ModelMismatch, SeqTooLow, TrustedRootMalformed; the message says why candidates did not count.
+    If several attestations hold, the one with the highest sequence counts. Raises Rejected: Revoked, SignatureMissing, SignatureInvalid,
+    ThresholdNotMet, AttestationMissing, ModelMismatch, SeqTooLow, PredicateMissing, TrustedRootMalformed; the message says why candidates
+    did not count.
     """
     with rejecting("SignatureInvalid", f"release {digest}"):
-        evidence = _gather(digest, bundles, keys, threshold, keyless)
+        evidence = _gather(digest, bundles, publisher)
         signers = _require_signatures(evidence)
         votes: dict[tuple[int, str], dict[str, datetime]] = {}
         for signer, facts in _read_attestations(evidence, RELEASE_PREDICATE, ReleaseFacts, model):
             votes.setdefault((facts.release_seq, facts.version), {})[signer] = facts.created_at
-        held = [release for release, signers in votes.items() if len(signers) >= threshold]
+        held = [release for release, signers in votes.items() if len(signers) >= publisher.threshold]
         if not held:
             raise _unattested(evidence, sum(len(signers) for signers in votes.values()), model)
         seq, version = max(held)
-        if seq < min_seq:
+        if seq < publisher.min_release_seq:
             raise Rejected(
                 "SeqTooLow",
-                f"{digest} is version {version} of {model} with release sequence {seq}; the lowest accepted here is {min_seq}",
+                f"{digest} is version {version} of {model} with release sequence {seq}; "
+                f"the lowest accepted here is {publisher.min_release_seq}",
             )
+        _require_predicates(evidence, publisher.predicates)
         return VerifiedRelease(version, seq, min(votes[seq, version].values()), signers)
 
 
-def verify_golden(
-    *, digest: str, model: str, bundles: Sequence[bytes], keys: Sequence[PublicKey], threshold: int, keyless: Keyless | None = None
-) -> VerifiedGolden:
-    """The facts of a golden set that `threshold` publishers signed and attested for `model`. Raises Rejected as verify_release does."""
+def verify_golden(*, digest: str, model: str, bundles: Sequence[bytes], publisher: Publisher) -> VerifiedGolden:
+    """The facts of a golden set that enough of `publisher` signed and attested for `model`. Raises Rejected as verify_release does."""
     with rejecting("SignatureInvalid", f"golden set {digest}"):
-        evidence = _gather(digest, bundles, keys, threshold, keyless)
+        evidence = _gather(digest, bundles, publisher)
         signers = _require_signatures(evidence)
         votes = {signer: facts.created_at for signer, facts in _read_attestations(evidence, GOLDEN_PREDICATE, GoldenFacts, model)}
-        if len(votes) < threshold:
+        if len(votes) < publisher.threshold:
             raise _unattested(evidence, len(votes), model)
         return VerifiedGolden(min(votes.values()), signers)
 
@@ -160,32 +151,38 @@ class _Evidence:
 class _Publishers:
     """All who are trusted, by key or by identity: a BundleVerifier."""
 
-    def __init__(self, keys: Sequence[PublicKey], keyless: Keyless | None) -> None:
-        self._ring = KeyRing(keys)
+    def __init__(self, publisher: Publisher) -> None:
+        self._ring = KeyRing(publisher.keys)
+        self._revoked = publisher.revoked
         self._verifier = None
-        if keyless is not None:
+        if publisher.keyless is not None:
             # Sigstore's library is loaded only where an identity is trusted.
             from edgefleet.trust.keyless import KeylessVerifier
 
-            self._verifier = KeylessVerifier(keyless)
+            self._verifier = KeylessVerifier(publisher.keyless)
 
     def identify(self, bundle: SigstoreBundle, payload: bytes, signature: bytes) -> SignedBy:
         """See BundleVerifier."""
         if self._verifier is not None and bundle.names_certificate:
-            return self._verifier.identify(bundle, payload, signature)
-        return self._ring.identify(bundle, payload, signature)
+            by = self._verifier.identify(bundle, payload, signature)
+            self._revoked.require_identity(by.issuer, by.name)
+        else:
+            by = self._ring.identify(bundle, payload, signature)
+            self._revoked.require_key(by.id)
+        return by
 
 
-def _gather(digest: str, bundles: Sequence[bytes], keys: Sequence[PublicKey], threshold: int, keyless: Keyless | None) -> _Evidence:
-    distinct = {key.id for key in keys} | ({one.id for one in keyless.identities} if keyless else set())
-    if not 1 <= threshold <= len(distinct):
-        what = "publishers" if keyless else "keys"
-        raise Rejected("ThresholdNotMet", f"{threshold} signatures are demanded of {len(distinct)} different trusted {what}")
-    publishers = _Publishers(keys, keyless)
-    evidence = _Evidence(digest, threshold, [], [], set())
+def _gather(digest: str, bundles: Sequence[bytes], publisher: Publisher) -> _Evidence:
+    publisher.revoked.require_digest(digest)
+    if not 1 <= publisher.threshold <= len(publisher.names):
+        raise Rejected(
+            "ThresholdNotMet", f"{publisher.threshold} signatures are demanded of {len(publisher.names)} different trusted publishers"
+        )
+    verifier = _Publishers(publisher)
+    evidence = _Evidence(digest, publisher.threshold, [], [], set())
     for number, bundle in enumerate(bundles[:MAX_BUNDLES], start=1):
         try:
-            found = verify_bundle(bundle, publishers)
+            found = verify_bundle(bundle, verifier)
         except Rejected as rejected:
             rule = "" if rejected.reason == "SignatureInvalid" else f"{rejected.reason}: "
             evidence.problems.append(f"candidate {number}: {rule}{rejected.message}")
@@ -195,6 +192,16 @@ def _gather(digest: str, bundles: Sequence[bytes], keys: Sequence[PublicKey], th
         else:
             evidence.problems.append(f"candidate {number}: it is about {found.statement.digests[0]}")
     return evidence
+
+
+def _require_predicates(evidence: _Evidence, predicates: Sequence[str]) -> None:
+    said = {signed.statement.predicate_type for signed in evidence.signed}
+    missing = [predicate for predicate in predicates if predicate not in said]
+    if missing:
+        raise Rejected(
+            "PredicateMissing",
+            f"no trusted publisher attests {missing[0]} of {evidence.digest}: use `cosign attest --type {missing[0]}`{evidence.explain()}",
+        )
 
 
 def _require_signatures(evidence: _Evidence) -> tuple[SignedBy, ...]:
@@ -207,10 +214,10 @@ def _require_signatures(evidence: _Evidence) -> tuple[SignedBy, ...]:
     if signers:
         raise Rejected(
             "ThresholdNotMet",
-            f"{evidence.digest} is signed by {len(signers)} trusted keys, {evidence.threshold} are demanded{evidence.explain()}",
+            f"{evidence.digest} is signed by {len(signers)} trusted publishers, {evidence.threshold} are demanded{evidence.explain()}",
         )
     if evidence.problems:
-        raise Rejected("SignatureInvalid", f"no trusted key signed {evidence.digest}{evidence.explain()}")
+        raise Rejected("SignatureInvalid", f"no trusted publisher signed {evidence.digest}{evidence.explain()}")
     raise Rejected("SignatureMissing", f"{evidence.digest} is not signed: use `edgefleet model push --key` or `cosign sign`")
 
 
@@ -240,7 +247,7 @@ def _unattested(evidence: _Evidence, votes: int, model: str) -> Rejected:
     if votes:
         return Rejected(
             "ThresholdNotMet",
-            f"no attestation of {evidence.digest} is made by the {evidence.threshold} different trusted keys that are demanded"
+            f"no attestation of {evidence.digest} is made by the {evidence.threshold} different trusted publishers that are demanded"
             f"{evidence.explain()}",
         )
     if evidence.other_models:
@@ -249,7 +256,7 @@ def _unattested(evidence: _Evidence, votes: int, model: str) -> Rejected:
         )
     return Rejected(
         "AttestationMissing",
-        f"{evidence.digest} is signed, but no trusted key attests what it is: use `edgefleet model push` or `cosign attest`"
+        f"{evidence.digest} is signed, but no trusted publisher attests what it is: use `edgefleet model push` or `cosign attest`"
         f"{evidence.explain()}",
     )
 

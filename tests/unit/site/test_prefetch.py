@@ -21,9 +21,10 @@ from edgefleet.site.inbox import Inbox
 from edgefleet.site.prefetch import Evidence, Prefetcher, verify_evidence
 from edgefleet.site.registries import Access
 from edgefleet.site.store import Store
-from edgefleet.trust.bundle import Publisher, TrustBundle
+from edgefleet.trust.bundle import TrustBundle
 from edgefleet.trust.errors import Rejected
 from edgefleet.trust.keys import PrivateKey
+from edgefleet.trust.publishers import Publisher
 from edgefleet.trust.release import GoldenFacts, ReleaseFacts, attest_golden, attest_release, sign_digest
 
 KEY, STRANGER = PrivateKey.generate(), PrivateKey.generate()
@@ -104,7 +105,7 @@ def test_what_is_protected_is_asked_only_when_room_is_made(tmp_path: Path, monke
         issued_at=NOW,
         expires_at=NOW + timedelta(days=14),
     )
-    trust = TrustBundle(1, {"weld": PUBLISHER}, (), NOW)
+    trust = TrustBundle({"weld": PUBLISHER}, (), version=1, expires_at=NOW)
     with pytest.raises(Asked):
         prefetcher.run(order, trust, access=Access(), protected=lambda: protected, now=NOW, stop=threading.Event())
     assert seen == {"a", "b"}

@@ -7,9 +7,11 @@ import pytest
 
 from edgefleet.site.state import StateFile
 from edgefleet.site.trust_keeper import TrustKeeper
-from edgefleet.trust.bundle import Publisher, make_bundle, make_root
+from edgefleet.trust.bundle import make_bundle, make_root
+from edgefleet.trust.bundle_content import BundleContent
 from edgefleet.trust.errors import Rejected
 from edgefleet.trust.keys import PrivateKey
+from edgefleet.trust.publishers import Publisher
 
 ROOT, STRANGER, HUB = PrivateKey.generate(), PrivateKey.generate(), PrivateKey.generate()
 ENDS = datetime.now(UTC) + timedelta(days=30)
@@ -24,7 +26,7 @@ PINNED = root_of(ROOT)
 
 def bundle(version: int, *, key: PrivateKey = ROOT, root: bytes = PINNED, ends: datetime = ENDS) -> bytes:
     publishers = {"weld": Publisher((HUB.public,), 1, version)}
-    return make_bundle(roots=[root], signers=[key], version=version, publishers=publishers, hub_keys=[HUB.public], expires_at=ends)
+    return make_bundle(roots=[root], signers=[key], version=version, content=BundleContent(publishers, (HUB.public,)), expires_at=ends)
 
 
 class Site:

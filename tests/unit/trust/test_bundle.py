@@ -9,10 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgefleet.trust.bundle import Publisher, make_bundle, make_root, open_bundle, read_roots
+from edgefleet.trust.bundle import make_bundle, make_root, open_bundle, read_roots
+from edgefleet.trust.bundle_content import BundleContent
 from edgefleet.trust.errors import Rejected
 from edgefleet.trust.identities import Identity, Keyless
 from edgefleet.trust.keys import PrivateKey
+from edgefleet.trust.publishers import Publisher
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 YEAR = timedelta(days=365)
@@ -36,7 +38,9 @@ NEXT_ROOT = root_of([R2, R3, R4], [R1, R2, R3, R4], version=2)
 def bundle_of(
     signers: Sequence[PrivateKey] = (R1, R2), roots: Sequence[bytes] = (ROOT,), version: int = 5, life: timedelta = YEAR
 ) -> bytes:
-    return make_bundle(roots=roots, signers=signers, version=version, publishers=PUBLISHERS, hub_keys=[HUB.public], expires_at=NOW + life)
+    return make_bundle(
+        roots=roots, signers=signers, version=version, content=BundleContent(PUBLISHERS, (HUB.public,)), expires_at=NOW + life
+    )
 
 
 def reason_of(data: bytes, *, pinned: bytes = ROOT, floor: int = 0, now: datetime = NOW) -> str:
@@ -85,7 +89,7 @@ def test_any_m_of_n_root_keys_suffice() -> None:
         pytest.param(b"[" * 50_000, "BundleMalformed", id="deeply nested"),
         pytest.param(b"{}" + b" " * (1 << 20), "BundleMalformed", id="too large"),
         pytest.param(b"{}", "BundleFormatUnknown", id="no format"),
-        pytest.param(changed(bundle_of(), lambda d: d.update(formatVersion=3)), "BundleFormatUnknown", id="newer format"),
+        pytest.param(changed(bundle_of(), lambda d: d.update(formatVersion=4)), "BundleFormatUnknown", id="newer format"),
         pytest.param(changed(bundle_of(), lambda d: d.update(formatVersion=2)), "BundleMalformed", id="another format than is signed"),
         pytest.param(changed(bundle_of(), lambda d: d.update(extra=1)), "BundleMalformed", id="unsigned field"),
         pytest.param(changed(bundle_of(), lambda d: d.update(roots=[])), "BundleMalformed", id="no roots"),
@@ -159,8 +163,7 @@ def test_a_threshold_beyond_the_keys_is_not_made() -> None:
             roots=[ROOT],
             signers=[R1, R2],
             version=1,
-            publishers={"digits": Publisher((ALICE.public, ALICE.public), threshold=2)},
-            hub_keys=[HUB.public],
+            content=BundleContent({"digits": Publisher((ALICE.public, ALICE.public), threshold=2)}, (HUB.public,)),
             expires_at=NOW + YEAR,
         )
 
@@ -181,7 +184,11 @@ def test_roots_are_carried_over() -> None:
 
 SMALL_ROOT = root_of([R1], [R1], 1)
 SMALL = make_bundle(
-    roots=[SMALL_ROOT], signers=[R1], version=1, publishers={"m": Publisher((ALICE.public,))}, hub_keys=[HUB.public], expires_at=NOW + YEAR
+    roots=[SMALL_ROOT],
+    signers=[R1],
+    version=1,
+    content=BundleContent({"m": Publisher((ALICE.public,))}, (HUB.public,)),
+    expires_at=NOW + YEAR,
 ).rstrip()
 
 
@@ -215,7 +222,7 @@ SIGSTORE = Keyless(
 
 
 def keyless_bundle(**publishers: Publisher) -> bytes:
-    return make_bundle(roots=[SMALL_ROOT], signers=[R1], version=1, publishers=publishers, hub_keys=[HUB.public], expires_at=NOW + YEAR)
+    return make_bundle(roots=[SMALL_ROOT], signers=[R1], version=1, content=BundleContent(publishers, (HUB.public,)), expires_at=NOW + YEAR)
 
 
 def test_identities_are_read_as_they_were_written() -> None:

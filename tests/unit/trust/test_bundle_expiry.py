@@ -4,9 +4,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from edgefleet.trust.bundle import Publisher, make_bundle, make_root, read_expiry
+from edgefleet.trust.bundle import make_bundle, make_root, read_expiry
+from edgefleet.trust.bundle_content import BundleContent
 from edgefleet.trust.errors import Rejected
 from edgefleet.trust.keys import PrivateKey
+from edgefleet.trust.publishers import Publisher
 
 START = datetime(2026, 11, 1, tzinfo=UTC)
 
@@ -19,8 +21,7 @@ def test_a_bundle_ends_with_the_earlier_of_root_and_targets(root_days: int, bund
         roots=[root],
         signers=[key],
         version=1,
-        publishers={"weld": Publisher((publisher.public,))},
-        hub_keys=[publisher.public],
+        content=BundleContent({"weld": Publisher((publisher.public,))}, (publisher.public,)),
         expires_at=START + timedelta(days=bundle_days),
     )
     assert read_expiry(bundle) == START + timedelta(days=ends_after)

@@ -17,6 +17,7 @@ from edgefleet.trust.errors import Rejected
 from edgefleet.trust.identities import Identity, Keyless
 from edgefleet.trust.keyless import KeylessVerifier
 from edgefleet.trust.keys import PrivateKey
+from edgefleet.trust.publishers import Publisher
 from edgefleet.trust.release import RELEASE_PREDICATE, SIGN_PREDICATE, ReleaseFacts, attest_release, sign_digest, verify_release
 from edgefleet.trust.signatures import SignedBy, verify_bundle
 from tests.lab.sigstore.private import PrivateSigstore
@@ -304,10 +305,7 @@ def check(*bundles: bytes, keys: tuple[PrivateKey, ...] = (), identities: tuple[
         digest=DIGEST,
         model="digits",
         bundles=bundles,
-        keys=[key.public for key in keys],
-        keyless=Keyless(identities, ROOT),
-        threshold=threshold,
-        min_seq=7,
+        publisher=Publisher(tuple(key.public for key in keys), threshold, 7, Keyless(identities, ROOT)),
     )
 
 
@@ -373,8 +371,9 @@ def test_nothing_is_asked_and_nothing_is_kept(monkeypatch: pytest.MonkeyPatch, t
 def test_the_library_is_loaded_by_an_identity_alone() -> None:
     code = (
         "import sys, edgefleet.hub.models, edgefleet.trust.bundle, edgefleet.trust.release as r\n"
+        "from edgefleet.trust.keys import PublicKey\n"
         f"r.verify_release(digest={DIGEST!r}, model='digits', bundles=[{KEYED[0]!r}, {KEYED[1]!r}],\n"
-        f"  keys=[r.PublicKey.from_pem({KEY.public.to_pem()!r})], threshold=1, min_seq=0)\n"
+        f"  publisher=r.Publisher((PublicKey.from_pem({KEY.public.to_pem()!r}),)))\n"
         "print(sorted(name for name in sys.modules if name.split('.')[0] in ('sigstore', 'sigstore_models', 'rfc3161_client')))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=50, check=True)

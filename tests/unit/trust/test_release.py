@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from edgefleet.trust.errors import Rejected
 from edgefleet.trust.keys import PrivateKey
+from edgefleet.trust.publishers import Publisher
 from edgefleet.trust.release import (
     GOLDEN_PREDICATE,
     MAX_BUNDLES,
@@ -41,7 +42,7 @@ def predicated(key: PrivateKey, predicate: Any, predicate_type: str = RELEASE_PR
 
 def check(*bundles: bytes, keys: tuple[PrivateKey, ...] = (ALICE,), threshold: int = 1, min_seq: int = 0, model: str = "digits") -> Any:
     return verify_release(
-        digest=DIGEST, model=model, bundles=bundles, keys=[key.public for key in keys], threshold=threshold, min_seq=min_seq
+        digest=DIGEST, model=model, bundles=bundles, publisher=Publisher(tuple(key.public for key in keys), threshold, min_seq)
     )
 
 
@@ -135,7 +136,7 @@ def test_the_message_says_why_candidates_did_not_count() -> None:
 
 
 def golden(*bundles: bytes, model: str = "digits") -> Any:
-    return verify_golden(digest=DIGEST, model=model, bundles=bundles, keys=[ALICE.public], threshold=1)
+    return verify_golden(digest=DIGEST, model=model, bundles=bundles, publisher=Publisher((ALICE.public,)))
 
 
 EXAM = attest_golden(ALICE, DIGEST, GoldenFacts(model="digits", created_at=AT))

@@ -7,6 +7,7 @@ import pytest
 
 from edgefleet.trust.errors import Rejected
 from edgefleet.trust.identities import Identity, Keyless
+from edgefleet.trust.publishers import Publisher
 from edgefleet.trust.release import verify_release
 from edgefleet.trust.signatures import read_claim
 from tests.lab.sigstore.vectors import ISSUER, KINDS, SUBJECT
@@ -21,18 +22,11 @@ def test_what_cosign_made_is_believed(kind: str) -> None:
     bundles = [(VECTORS / f"{kind}.{said}.json").read_bytes() for said in ("sign", "release")]
     (digest,) = read_claim(bundles[0])[0].digests
     trusted = Keyless((Identity(ISSUER, SUBJECT),), ROOT)
-    found = verify_release(digest=digest, model="weld", bundles=bundles, keys=[], keyless=trusted, threshold=1, min_seq=7)
+    found = verify_release(digest=digest, model="weld", bundles=bundles, publisher=Publisher((), 1, 7, trusted))
     (signer,) = found.signers
     assert (found.version, found.seq, signer.name, signer.issuer) == ("2.4", 7, SUBJECT, ISSUER)
     assert signer.logged_at is not None
     assert signer.logged_at.date() == MADE.date()
+    other = Keyless((Identity(ISSUER, SUBJECT[:-1]),), ROOT)
     with pytest.raises(Rejected, match="IdentityMismatch"):
-        verify_release(
-            digest=digest,
-            model="weld",
-            bundles=bundles,
-            keys=[],
-            keyless=Keyless((Identity(ISSUER, SUBJECT[:-1]),), ROOT),
-            threshold=1,
-            min_seq=7,
-        )
+        verify_release(digest=digest, model="weld", bundles=bundles, publisher=Publisher((), 1, 7, other))
