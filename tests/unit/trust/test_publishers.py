@@ -1,4 +1,4 @@
-"""What a policy says beside who signs: what is revoked, and what must be attested too. Beside `spec.verify` and in the trust bundle alike."""
+"""What a policy says beside who signs: what is revoked, and what must be attested too; in `spec.verify` and the trust bundle alike."""
 
 import json
 from datetime import UTC, datetime, timedelta
