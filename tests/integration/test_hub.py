@@ -88,6 +88,8 @@ async def test_a_bad_release_is_taken_back_after_its_canary_and_not_tried_again(
         ("old", "SeqTooLow"),
         ("absent", "NotFound"),
         ("revoked", "Revoked"),
+        ("revoked key", "SignatureInvalid"),
+        ("not reviewed", "PredicateMissing"),
     ],
 )
 async def test_a_release_that_cannot_be_believed_starts_nothing(world: World, sites: FakeSites, case: str, reason: str) -> None:
@@ -107,11 +109,18 @@ async def test_a_release_that_cannot_be_believed_starts_nothing(world: World, si
     elif case == "old":
         world.push("6")
         more["verify"] = {"keys": {"secretRef": "publishers"}, "minReleaseSeq": 7}
+    elif case == "revoked key":
+        world.push("6")
+        more["verify"] = {"keys": {"secretRef": "publishers"}, "revoked": {"keys": [world.key.public.id]}}
+    elif case == "not reviewed":
+        world.push("6")
+        more["verify"] = {"keys": {"secretRef": "publishers"}, "requiredPredicates": ["https://acme.test/review/v1"]}
     elif case == "revoked":
         more["revoked"] = [{"digest": world.push("6"), "reason": "wrong labels"}]
     await world.name_release("6", **more)
     refusal = await world.until_condition(EDGE_MODELS, "weld", "SourceVerified", reason)
-    assert case != "revoked" or "wrong labels" in refusal["message"]
+    said = {"revoked": "wrong labels", "revoked key": "PublisherRevoked", "not reviewed": "https://acme.test/review/v1"}
+    assert said.get(case, "") in refusal["message"]
     found = await world.until_condition(EDGE_FLEETS, "plants", "Ready", reason)
     assert found["status"] == "False"
     assert [order.version for order in sites[name].orders] == ["5"]
