@@ -1,12 +1,17 @@
 """Our client against a registry that lies, breaks, stalls and refuses: each a named error, and no file at its final name."""
 
+import errno
+import hashlib
 import json
 import os
 import socketserver
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -29,6 +34,7 @@ from edgefleet.oci.errors import (
 )
 from edgefleet.oci.fetch import Blob, fetch
 from edgefleet.oci.golden import fetch_golden
+from edgefleet.oci.hashes import Hashes
 from edgefleet.oci.index import fetch_index, fetch_variant
 from edgefleet.oci.push import VariantFiles, attach_bundle, push_blob, push_golden, push_model, tag_manifest
 from edgefleet.oci.reference import Reference, Repository
@@ -258,6 +264,95 @@ def test_a_trickle_ends(registry: Registry, repository: Repository, blob: Blob, 
     watchdog = Watchdog(min_bytes=SIZE, window=30, clock=lambda: float(next(ticks)))
     patience = Patience(read=5, attempts=1, sleep=Waits(), watchdog=watchdog)
     with RegistryClient(patience=patience) as client, pytest.raises(Stalled, match="at least"):
+        fetch(client, repository, blob, tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+class CountedHash:
+    """SHA-256 that adds what it takes in to `taken`."""
+
+    taken = 0
+
+    def __init__(self, state: object | None = None) -> None:
+        self._state: Any = state or hashlib.sha256()
+
+    def update(self, data: bytes) -> None:
+        CountedHash.taken += len(data)
+        self._state.update(data)
+
+    def copy(self) -> "CountedHash":
+        return CountedHash(self._state.copy())
+
+    def hexdigest(self) -> str:
+        return str(self._state.hexdigest())
+
+
+@pytest.fixture
+def hashed(monkeypatch: pytest.MonkeyPatch) -> type[CountedHash]:
+    """How many bytes fetch hashes."""
+    counting = SimpleNamespace(sha256=CountedHash)
+    monkeypatch.setattr("edgefleet.oci.fetch.hashlib", counting)
+    monkeypatch.setattr("edgefleet.oci.hashes.hashlib", counting)
+    CountedHash.taken = 0
+    return CountedHash
+
+
+def test_fifty_cuts_cost_no_byte_twice(
+    registry: Registry, client: RegistryClient, repository: Repository, hashed: type[CountedHash], tmp_path: Path
+) -> None:
+    data = os.urandom(51 * 300_000)
+    blob = Blob(registry.content.put_blob(PATH, data), len(data))
+    registry.fault = only("/blobs/", Fault(cut_after=300_000), times=50)
+    fetch(client, repository, blob, tmp_path / "model")
+    assert (tmp_path / "model").read_bytes() == data
+    assert [served.status for served in registry.requests] == [200] + [206] * 50
+    assert sum(served.sent for served in registry.requests) == len(data)
+    assert hashed.taken == len(data)
+
+
+def test_calls_of_one_process_hash_nothing_twice(
+    registry: Registry, client: RegistryClient, repository: Repository, blob: Blob, data: bytes, hashed: type[CountedHash], tmp_path: Path
+) -> None:
+    registry.fault = only("/blobs/", Fault(cut_after=200_000), times=14)
+    hashes, calls = Hashes(), 0
+    while not (tmp_path / "model").exists():
+        calls += 1
+        with suppress(Unreachable):
+            fetch(client, repository, blob, tmp_path / "model", hashes=hashes)
+    assert calls == 5
+    fetch(client, repository, blob, tmp_path / "model", hashes=hashes)
+    assert (tmp_path / "model").read_bytes() == data
+    assert sum(served.sent for served in registry.requests) == SIZE
+    assert hashed.taken == SIZE
+
+
+@pytest.mark.parametrize("name", ["model", "model.part"])
+def test_what_changed_since_is_hashed_again(
+    name: str, registry: Registry, client: RegistryClient, repository: Repository, blob: Blob, data: bytes, tmp_path: Path
+) -> None:
+    hashes = Hashes()
+    registry.fault = only("/blobs/", Fault(cut_after=200_000))
+    with suppress(Unreachable):
+        fetch(client, repository, blob, tmp_path / "model", hashes=hashes)
+    registry.fault = None
+    if name == "model":
+        fetch(client, repository, blob, tmp_path / "model", hashes=hashes)
+    spoilt = bytearray((tmp_path / name).read_bytes())
+    spoilt[1000] ^= 1
+    (tmp_path / name).write_bytes(spoilt)
+    fetch(client, repository, blob, tmp_path / "model", hashes=hashes)
+    assert (tmp_path / "model").read_bytes() == data
+
+
+def test_a_disk_that_fails_in_the_middle_is_heard(
+    registry: Registry, client: RegistryClient, repository: Repository, blob: Blob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: int) -> None:
+        raise OSError(errno.EIO, "the disk is broken")
+
+    monkeypatch.setattr("edgefleet.oci.fetch.UNSYNCED_BYTES", 500_000)
+    monkeypatch.setattr("os.fdatasync", fail)
+    with pytest.raises(OSError, match="the disk is broken"):
         fetch(client, repository, blob, tmp_path / "model")
     assert not (tmp_path / "model").exists()
 

@@ -17,6 +17,7 @@ from edgefleet.oci import media
 from edgefleet.oci.client import MAX_MANIFEST_BYTES, digest_of
 from edgefleet.oci.errors import DigestMismatch, MalformedManifest, NotFound, SizeMismatch, TooLarge
 from edgefleet.oci.fetch import Blob
+from edgefleet.oci.hashes import Hashes
 from edgefleet.oci.manifest import Descriptor, parse_descriptor, parse_descriptors, parse_document
 from edgefleet.oci.referrers import MAX_BUNDLE_BYTES, MAX_REFERRERS
 
@@ -106,16 +107,17 @@ class Layout:
         return found[0] if found else None
 
 
-def copy_blob(source: Path, blob: Blob, target: Path, progress: Callable[[int], None] = lambda _: None) -> None:
-    """Copy a file whose content must be `blob`; a target that is right already is left alone.
+def copy_blob(
+    source: Path, blob: Blob, target: Path, progress: Callable[[int], None] = lambda _: None, hashes: Hashes | None = None
+) -> None:
+    """Copy a file whose content must be `blob`; a target that is right already is left alone, and not hashed again with the same `hashes`.
 
     Raises NotFound, SizeMismatch, DigestMismatch naming the source, OSError; then nothing new is at `target`.
     """
-    if target.is_file() and target.stat().st_size == blob.size:
-        with target.open("rb") as file:
-            if "sha256:" + hashlib.file_digest(file, "sha256").hexdigest() == blob.digest:
-                progress(blob.size)
-                return
+    hashes = hashes or Hashes()
+    if hashes.matches(target, blob.digest, blob.size):
+        progress(blob.size)
+        return
     if not source.is_file():
         raise NotFound(f"{source}: it is not there: the copy is not whole, make it again")
     if source.stat().st_size != blob.size:
@@ -134,3 +136,4 @@ def copy_blob(source: Path, blob: Blob, target: Path, progress: Callable[[int], 
         part.unlink()
         raise DigestMismatch(f"{source}: its content is sha256:{hashed.hexdigest()}: the copy is damaged, make it again")
     part.replace(target)
+    hashes.keep(target, hashed)

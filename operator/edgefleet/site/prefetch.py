@@ -19,6 +19,7 @@ from edgefleet.core.site import Cause
 from edgefleet.oci.errors import ContentError, Unauthorised
 from edgefleet.oci.fetch import Blob, fetch
 from edgefleet.oci.golden import parse_golden_manifest
+from edgefleet.oci.hashes import Hashes
 from edgefleet.oci.index import parse_index, read_variant
 from edgefleet.oci.layout import Layout, copy_blob
 from edgefleet.oci.manifest import ModelManifest, parse_model_manifest
@@ -61,6 +62,7 @@ class Prefetcher:
     def __init__(self, store: Store, inbox: Inbox) -> None:
         self._store = store
         self._inbox = inbox
+        self._hashes = Hashes()
 
     def run(
         self, order: Order, trust: TrustBundle, *, access: Access, protected: Protected, now: datetime, stop: threading.Event
@@ -106,7 +108,7 @@ class Prefetcher:
         for source, blob in fetched:
             with self._store.writing(blob.digest) as target:
                 if not self._take_carried(job, blob, target):
-                    fetch(source.client, source.repository, Blob(blob.digest, blob.size), target, progress=job.check)
+                    fetch(source.client, source.repository, Blob(blob.digest, blob.size), target, progress=job.check, hashes=self._hashes)
         record = RevisionRecord(
             fleet=job.order.fleet,
             revision=job.revision,
@@ -129,7 +131,7 @@ class Prefetcher:
         if layout is None:
             return False
         try:
-            copy_blob(layout.path(blob.digest), Blob(blob.digest, blob.size), target, job.check)
+            copy_blob(layout.path(blob.digest), Blob(blob.digest, blob.size), target, job.check, self._hashes)
         except ContentError as error:
             log.warning("%s: asking the registry", error.message)
             return False
