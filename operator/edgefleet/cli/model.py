@@ -268,16 +268,16 @@ def _read_claims(client: RegistryClient, reference: Reference, digest: str) -> t
     claims, problems = [], list(found.problems)
     for candidate in found.candidates:
         try:
-            statement, names_key = read_claim(candidate.data)
+            claim = read_claim(candidate.data)
         except Rejected as error:
             problems.append(f"{candidate.source}: {error.message}")
             continue
         claims.append(
             {
-                "predicateType": statement.predicate_type,
-                "namesKey": names_key,
-                "aboutThis": digest in statement.digests,
-                "predicate": dict(statement.predicate),
+                "predicateType": claim.statement.predicate_type,
+                "namesKey": claim.names,
+                "aboutThis": digest in claim.statement.digests,
+                "predicate": dict(claim.statement.predicate),
                 "source": candidate.source,
             }
         )

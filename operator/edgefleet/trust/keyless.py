@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from edgefleet.api.meta import format_time
+from edgefleet.trust.certificates import read_names, read_promise
 from edgefleet.trust.documents import encode_base64
 from edgefleet.trust.errors import Rejected, rejecting
 from edgefleet.trust.identities import Identity, Keyless
@@ -27,8 +28,6 @@ from edgefleet.trust.sigstore_root import Times, open_root
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
     from sigstore.models import Bundle
-
-_ISSUER, _ISSUER_V2 = "1.3.6.1.4.1.57264.1.1", "1.3.6.1.4.1.57264.1.8"
 
 
 class KeylessVerifier:
@@ -47,7 +46,7 @@ class KeylessVerifier:
         with rejecting("SignatureInvalid", "a bundle signed without a key"):
             material = read_material(document["verificationMaterial"])
             parsed = Bundle.from_json(bundle.model_dump_json(by_alias=True, exclude_none=True))
-            subject, issuer = _read_names(parsed.signing_certificate)
+            subject, issuer = read_names(parsed.signing_certificate)
             identity = self._admit(issuer, subject)
             times = self._read_times(material, parsed.signing_certificate, signature)
             self._verify(parsed, material, times, payload)
@@ -73,7 +72,7 @@ class KeylessVerifier:
                     "CertificateExpired",
                     f"signed at {format_time(moment)} with a certificate from {format_time(start)} to {format_time(end)}",
                 )
-        return Times(issued=start, promised=_read_promise(certificate), logged=said[0])
+        return Times(issued=start, promised=read_promise(certificate), logged=said[0])
 
     def _verify(self, bundle: "Bundle", material: Material, times: Times, payload: bytes) -> None:
         verifier = self._root.verifier(times, encode_base64(material.entry.log_id.key_id))
@@ -109,35 +108,3 @@ def _rule_of(error: Exception) -> str:
     if "log entry" in text or "inclusion" in text or "checkpoint" in text:
         return "LogEntryInvalid"
     return "SignatureInvalid"
-
-
-def _read_names(certificate: "Certificate") -> tuple[str, str]:
-    """Subject and issuer: exactly one of each, whatever the spelling of the extension."""
-    from cryptography.hazmat import asn1
-    from cryptography.x509 import ObjectIdentifier, RFC822Name, SubjectAlternativeName, UniformResourceIdentifier
-
-    with rejecting("CertificateInvalid", "the certificate's names"):
-        names = list(certificate.extensions.get_extension_for_class(SubjectAlternativeName).value)
-        if len(names) != 1 or not isinstance(names[0], RFC822Name | UniformResourceIdentifier):
-            raise ValueError(f"{len(names)} subjects, where one URI or address is expected")
-        issuers = set()
-        for extension in certificate.extensions:
-            if extension.oid == ObjectIdentifier(_ISSUER):
-                issuers.add(extension.value.value.decode())
-            elif extension.oid == ObjectIdentifier(_ISSUER_V2):
-                issuers.add(asn1.decode_der(str, extension.value.value))
-        if len(issuers) != 1:
-            raise ValueError(f"{len(issuers)} issuers, where one is expected")
-        return names[0].value, issuers.pop()
-
-
-def _read_promise(certificate: "Certificate") -> datetime:
-    """When a CT log promised to log the certificate."""
-    from cryptography.x509 import PrecertificateSignedCertificateTimestamps
-
-    with rejecting("CertificateInvalid", "the promise of a CT log"):
-        promises = list(certificate.extensions.get_extension_for_class(PrecertificateSignedCertificateTimestamps).value)
-        if len(promises) != 1:
-            raise ValueError(f"{len(promises)} promises, where one is expected")
-        moment: datetime = promises[0].timestamp
-        return moment.replace(tzinfo=UTC)

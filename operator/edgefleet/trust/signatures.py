@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, Literal, Protocol
 
+from cryptography.x509 import load_der_x509_certificate
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
+from edgefleet.trust.certificates import read_names
 from edgefleet.trust.documents import decode_base64, encode_base64, format_canonical, parse_json_object
 from edgefleet.trust.errors import Rejected, rejecting
 from edgefleet.trust.keys import PrivateKey, PublicKey
@@ -54,6 +56,15 @@ class SignedStatement:
     def signer(self) -> str:
         """The publisher's id."""
         return self.by.id
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A statement that nobody has verified, and whom it names: a key's id, or a certificate's subject with its `issuer`."""
+
+    statement: Statement
+    names: str
+    issuer: str = ""
 
 
 class _Strict(BaseModel):
@@ -170,12 +181,16 @@ def verify_bundle(data: bytes, verifier: BundleVerifier) -> SignedStatement:
         return SignedStatement(_parse_statement(payload), by)
 
 
-def read_claim(data: bytes) -> tuple[Statement, str]:
-    """What a bundle claims and the key that it names. Nothing is verified: for people to look at. Raises Rejected(SignatureInvalid)."""
+def read_claim(data: bytes) -> Claim:
+    """What a bundle claims. Nothing is verified: for people to look at. Raises Rejected(SignatureInvalid)."""
     with rejecting("SignatureInvalid", "not a Sigstore bundle v0.3 with an in-toto statement"):
         bundle = SigstoreBundle.model_validate(parse_json_object(data))
-        named = bundle.verification_material.public_key
-        return _parse_statement(decode_base64(bundle.dsse_envelope.payload)), _id_of_hint(named.hint) if named else "a certificate"
+        statement = _parse_statement(decode_base64(bundle.dsse_envelope.payload))
+        material = bundle.verification_material
+        if material.certificate is not None:
+            subject, issuer = read_names(load_der_x509_certificate(decode_base64(material.certificate["rawBytes"])))
+            return Claim(statement, subject, issuer)
+        return Claim(statement, _id_of_hint(material.public_key.hint if material.public_key else ""))
 
 
 def _parse_statement(payload: bytes) -> Statement:

@@ -48,7 +48,7 @@ def main() -> None:
             who.sign(f"{repository}@{digest}")
             who.attest(f"{repository}@{digest}", RELEASE_PREDICATE, FACTS)
             for bundle in fetch_bundles(client, repository, digest).bundles:
-                said = {SIGN_PREDICATE: "sign", RELEASE_PREDICATE: "release"}[read_claim(bundle)[0].predicate_type]
+                said = {SIGN_PREDICATE: "sign", RELEASE_PREDICATE: "release"}[read_claim(bundle).statement.predicate_type]
                 (TARGET / f"{kind}.{said}.json").write_bytes(bundle)
 
 

@@ -175,8 +175,9 @@ RING = KeyRing([ALICE.public])
 
 
 def test_a_claim_is_read_without_being_believed() -> None:
-    statement, key = read_claim(sign_digest(STRANGER, DIGEST))
-    assert (statement.predicate_type, statement.digests, key) == (SIGN_PREDICATE, (DIGEST,), STRANGER.public.id)
+    claim = read_claim(sign_digest(STRANGER, DIGEST))
+    assert (claim.statement.predicate_type, claim.statement.digests) == (SIGN_PREDICATE, (DIGEST,))
+    assert (claim.names, claim.issuer) == (STRANGER.public.id, "")
     with pytest.raises(Rejected):
         read_claim(b"{}")
 

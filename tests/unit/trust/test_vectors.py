@@ -20,7 +20,9 @@ MADE = datetime(2026, 11, 28, tzinfo=UTC)
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_cosign_made_is_believed(kind: str) -> None:
     bundles = [(VECTORS / f"{kind}.{said}.json").read_bytes() for said in ("sign", "release")]
-    (digest,) = read_claim(bundles[0])[0].digests
+    claim = read_claim(bundles[0])
+    (digest,) = claim.statement.digests
+    assert (claim.names, claim.issuer) == (SUBJECT, ISSUER)
     trusted = Keyless((Identity(ISSUER, SUBJECT),), ROOT)
     found = verify_release(digest=digest, model="weld", bundles=bundles, publisher=Publisher((), 1, 7, trusted))
     (signer,) = found.signers
