@@ -13,8 +13,9 @@ minutes. Refusals name the rule:
     SignatureInvalid      all else
 """
 
+import json
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgefleet.api.meta import format_time
 from edgefleet.trust.certificates import read_names, read_promise
@@ -41,11 +42,11 @@ class KeylessVerifier:
         """See BundleVerifier. Raises Rejected with a reason of this module."""
         from sigstore.models import Bundle
 
-        # What was parsed is what is verified: the same bytes could be read otherwise by another parser.
-        document = bundle.model_dump(by_alias=True, exclude_none=True, mode="json")
         with rejecting("SignatureInvalid", "a bundle signed without a key"):
+            document = bundle.model_dump(by_alias=True, exclude_none=True)
             material = read_material(document["verificationMaterial"])
-            parsed = Bundle.from_json(bundle.model_dump_json(by_alias=True, exclude_none=True))
+            # What was parsed is what is verified: the same bytes could be read otherwise by another parser.
+            parsed = Bundle.from_json(json.dumps(_with_one_time(document, material)))
             subject, issuer = read_names(parsed.signing_certificate)
             identity = self._admit(issuer, subject)
             times = self._read_times(material, parsed.signing_certificate, signature)
@@ -89,6 +90,17 @@ class KeylessVerifier:
             ) from error
         if found != (STATEMENT_PAYLOAD_TYPE, payload):
             raise ValueError("what was verified is not what was read")
+
+
+def _with_one_time(document: dict[str, Any], material: Material) -> dict[str, Any]:
+    """The bundle for the library, which needs one source of time and would verify again each that was verified here."""
+    if not material.timestamps:
+        return document
+    kept = dict(document["verificationMaterial"])
+    stamps = kept.pop("timestampVerificationData")
+    if material.version == 2:
+        kept["timestampVerificationData"] = {"rfc3161Timestamps": stamps["rfc3161Timestamps"][:1]}
+    return document | {"verificationMaterial": kept}
 
 
 class _Everyone:

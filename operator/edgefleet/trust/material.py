@@ -118,6 +118,8 @@ def read_material(document: dict[str, Any]) -> Material:
             _require_head(entry)
         if version == 2 and not timestamps:
             raise Rejected("TimestampInvalid", "a log of version 2 says no time, and there is no signed timestamp")
+        if len(set(timestamps)) != len(timestamps):
+            raise Rejected("TimestampInvalid", "one timestamp stands there twice")
         return Material(certificate=found.certificate.raw_bytes, entry=entry, version=version, timestamps=timestamps)
 
 

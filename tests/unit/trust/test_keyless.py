@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sigstore.verify import Verifier
 
 from edgefleet.trust.errors import Rejected
 from edgefleet.trust.identities import Identity, Keyless
@@ -20,6 +21,7 @@ from edgefleet.trust.keys import PrivateKey
 from edgefleet.trust.publishers import Publisher
 from edgefleet.trust.release import RELEASE_PREDICATE, SIGN_PREDICATE, ReleaseFacts, attest_release, sign_digest, verify_release
 from edgefleet.trust.signatures import SignedBy, verify_bundle
+from edgefleet.trust.sigstore_root import open_root
 from tests.lab.sigstore.private import PrivateSigstore
 
 DIGEST = "sha256:" + "a" * 64
@@ -109,6 +111,11 @@ def stamp_of(data: bytes) -> dict[str, Any]:
     return found
 
 
+def stamps(document: dict[str, Any]) -> list[dict[str, str]]:
+    found: list[dict[str, str]] = material(document)["timestampVerificationData"]["rfc3161Timestamps"]
+    return found
+
+
 def retold(document: dict[str, Any]) -> None:
     statement = json.loads(base64.b64decode(document["dsseEnvelope"]["payload"]))
     statement["subject"][0]["digest"]["sha256"] = "b" * 64
@@ -165,6 +172,10 @@ REFUSED = [
         "TimestampInvalid",
         None,
         id="another timestamp authority",
+    ),
+    pytest.param(changed(V2, lambda d: stamps(d).append(stamps(d)[0])), "TimestampInvalid", "stands there twice", id="one timestamp twice"),
+    pytest.param(
+        changed(V2, lambda d: stamps(d).append(stamps(json.loads(STAMPED))[0])), "TimestampInvalid", None, id="another's beside a good one"
     ),
     pytest.param(signed(**LATE), "CertificateExpired", None, id="v1: logged after the certificate's end"),
     pytest.param(signed(rekor=2, **LATE), "CertificateExpired", None, id="v2: stamped after the certificate's end"),
@@ -366,6 +377,19 @@ def test_nothing_is_asked_and_nothing_is_kept(monkeypatch: pytest.MonkeyPatch, t
         monkeypatch.setenv(name, str(tmp_path))
     assert verify(V2, root=root_with(lambda d: d["tlogs"][0].update(baseUrl="https://another.test"))).name == SUBJECT
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_root_is_opened_once_and_a_bundle_costs_no_verifier(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sigstore's parser of roots and its Verifier cost more than a bundle does."""
+    made = []
+    really = Verifier.__init__
+    monkeypatch.setattr(Verifier, "__init__", lambda self, **arguments: made.append(self) or really(self, **arguments))
+    root = root_with(lambda document: document["tlogs"][0].update(baseUrl="https://once.test"))
+    opened = open_root.cache_info().misses
+    for _ in range(5):
+        for data in (V1, STAMPED, V2):
+            assert verify(data, root=root).name == SUBJECT
+    assert (open_root.cache_info().misses - opened, len(made)) == (1, 3), "one root, and a verifier for all, for v1 and for v2"
 
 
 def test_the_library_is_loaded_by_an_identity_alone() -> None:

@@ -1,0 +1,121 @@
+"""The hub verifies once per digest, policy and trusted root: a pass that finds nothing new costs the registry one question."""
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgefleet.api.model import Variant
+from edgefleet.hub import models
+from edgefleet.hub.registries import Registries
+from edgefleet.kube.errors import NotFound
+from edgefleet.kube.resources import CONFIG_MAPS, EDGE_MODELS, SECRETS
+from edgefleet.oci.client import RegistryClient
+from edgefleet.oci.push import VariantFiles, attach_bundle, push_model, tag_manifest
+from edgefleet.oci.reference import Repository
+from edgefleet.trust.keys import PrivateKey
+from edgefleet.trust.release import RELEASE_PREDICATE, SIGN_PREDICATE
+from tests.lab.registry import Registry
+from tests.lab.sigstore.private import PrivateSigstore
+
+KEY = ("vision", "weld")
+ISSUER, SUBJECT = "https://token.test", "https://github.com/acme/weld/release"
+POLICY = {"keyless": {"identities": [{"issuer": ISSUER, "subject": SUBJECT}], "trustedRootRef": "sigstore"}}
+
+
+class FakeApi:
+    """An API server with one model, as far as models.py asks it."""
+
+    def __init__(self, repository: Repository, sigstore: PrivateSigstore) -> None:
+        self.model: dict[str, Any] = {
+            "metadata": {"name": KEY[1], "namespace": KEY[0], "generation": 1},
+            "spec": {
+                "source": {"repository": str(repository), "tag": "latest"},
+                "verify": POLICY,
+                "serving": [{"match": {"arch": "amd64"}, "repository": {}}],
+            },
+        }
+        self.root = {"trusted_root.json": json.dumps(sigstore.trusted_root()), "version": "1"}
+        self.keys: dict[str, str] = {}
+
+    async def get(self, kind: object, name: str, namespace: str) -> dict[str, Any]:
+        """The model, or what it names."""
+        found: dict[Any, dict[str, Any]] = {EDGE_MODELS: self.model, CONFIG_MAPS: {"data": self.root}, SECRETS: {"data": self.keys}}
+        if kind not in found:
+            raise NotFound(404, "NotFound", name)
+        return json.loads(json.dumps(found[kind]))  # type: ignore[no-any-return]
+
+    async def apply(self, kind: object, body: dict[str, Any], **_: Any) -> None:
+        """The hub's status."""
+        self.model["status"] = body["status"]
+
+
+class FakeEvents:
+    """Nobody listens."""
+
+    async def tell(self, *_: object) -> None:
+        """Forget."""
+
+
+def release(folder: Path, client: RegistryClient, repository: Repository, sigstore: PrivateSigstore, seq: int) -> None:
+    """Pushed, signed and attested by the identity, and named by the tag."""
+    folder.mkdir()
+    (folder / "weights").write_text(str(seq))
+    variant = VariantFiles(Variant(name="cpu", digest="sha256:" + "0" * 64, size=0, arch="amd64"), {"weights": folder / "weights"})
+    digest = push_model(client, repository, name="weld", version=str(seq), variants=[variant])
+    facts = {"model": "weld", "version": str(seq), "releaseSeq": seq, "createdAt": "2026-01-02T03:04:05Z"}
+    for kind, predicate in ((SIGN_PREDICATE, {}), (RELEASE_PREDICATE, facts)):
+        attach_bundle(client, repository, digest, sigstore.sign(kind, digest, predicate, subject=SUBJECT, issuer=ISSUER), kind)
+    tag_manifest(client, repository, digest, "latest")
+
+
+async def test_once_per_digest_policy_and_root(registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    verified = []
+    really = models.verify_release
+
+    def counted(**arguments: Any) -> Any:
+        verified.append(arguments["digest"])
+        return really(**arguments)
+
+    monkeypatch.setattr(models, "verify_release", counted)
+    sigstore, repository = PrivateSigstore(), Repository.parse(f"{registry.host}/vision/weld")
+    api: Any = FakeApi(repository, sigstore)
+    events: Any = FakeEvents()
+
+    def source() -> dict[str, str]:
+        conditions: dict[str, dict[str, str]] = {one["type"]: one for one in api.model["status"]["conditions"]}
+        return conditions["SourceVerified"]
+
+    async def passes(times: int) -> int:
+        """How often was verified in so many passes, each of which found the source in order."""
+        before = len(verified)
+        for _ in range(times):
+            await hub.reconcile(KEY)
+            assert source()["reason"] == "Verified", source()
+        return len(verified) - before
+
+    with RegistryClient() as client, Registries(api) as registries:
+        hub = models.Models(api, registries, events)
+        release(tmp_path / "1", client, repository, sigstore, 1)
+        assert await passes(1) == 1
+        asked = len(registry.requests)
+        assert await passes(5) == 0
+        assert len(registry.requests) - asked == 5, "one question a pass: what the tag names"
+        release(tmp_path / "2", client, repository, sigstore, 2)
+        assert await passes(3) == 1, "another digest"
+        api.model["spec"]["verify"] = POLICY | {"minReleaseSeq": 2}
+        assert await passes(3) == 1, "another policy"
+        api.root["trusted_root.json"] += "\n"
+        assert await passes(3) == 1, "another root"
+        api.root["version"] = "2"
+        assert await passes(3) == 1, "another version of the root"
+        api.keys["a.pub"] = base64.b64encode(PrivateKey.generate().public.to_pem().encode()).decode()
+        api.model["spec"]["verify"] = api.model["spec"]["verify"] | {"keys": {"secretRef": "publishers"}}
+        assert await passes(3) == 1, "a key beside the identity"
+        api.keys["a.pub"] = base64.b64encode(PrivateKey.generate().public.to_pem().encode()).decode()
+        assert await passes(3) == 1, "another key in the same Secret"
+        api.model["spec"]["verify"]["revoked"] = {"identities": [{"issuer": ISSUER, "subject": SUBJECT}]}
+        await hub.reconcile(KEY)
+        assert "PublisherRevoked" in source()["message"], "what was verified before hides no revocation"
