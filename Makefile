@@ -68,8 +68,9 @@ lab: setup ## Start a hub and two site clusters, and print their KUBECONFIGs
 lab-down: $(STAMP) ## End the lab, whoever started it
 	$(PY) -m tests.lab down
 
-bench: setup ## Print what a pull and a rollout cost on this machine
+bench: setup ## Print what a pull, a verdict and a rollout cost on this machine
 	$(PY) -m tests.bench.pull
+	$(PY) -m tests.bench.verify
 	$(PY) -m tests.bench.writes
 	$(PY) -m tests.bench.reaction
 
