@@ -57,10 +57,9 @@ def _retry_after(response: requests.Response) -> float | None:
     if re.fullmatch(r"[0-9]{1,9}", text):
         return float(text)
     try:
-        moment = parsedate_to_datetime(text)
-    except (ValueError, TypeError):
+        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+    except (ValueError, TypeError, OverflowError):
         return None
-    return max(0.0, moment.timestamp() - time.time())
 
 
 def read_token(data: bytes, what: str) -> str:

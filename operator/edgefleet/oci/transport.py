@@ -21,10 +21,12 @@ from urllib.parse import urlsplit
 import oras.provider
 import requests
 import tenacity
+import urllib3
 from requests.adapters import HTTPAdapter
 
 from edgefleet.oci.answers import describe_cause, error_for, join_address, read_token, require_allowed, without_query
 from edgefleet.oci.body import Watchdog, read_whole
+from edgefleet.oci.connections import POOLS
 from edgefleet.oci.errors import RateLimited, RegistryRefused, Stalled, Unauthorised, Unreachable
 from edgefleet.oci.reference import Repository, is_loopback
 
@@ -82,21 +84,27 @@ class Proxy:
         return None if passed_by or is_loopback(host) else {"https": self.address}
 
 
-class _Trusting(HTTPAdapter):
-    """Believes private authorities (PEM) beside the public ones: a registry may send us on to a public store."""
+class _Adapter(HTTPAdapter):
+    """Makes connections that cannot be held up. `authorities` (PEM) are believed beside the public ones: a registry may send us on to a
+    public store."""
 
     def __init__(self, authorities: str) -> None:
-        self._context = ssl.create_default_context()
-        self._context.load_verify_locations(cadata=authorities)
+        self._context = None
+        if authorities:
+            self._context = ssl.create_default_context()
+            self._context.load_verify_locations(cadata=authorities)
         super().__init__()
 
     def init_poolmanager(self, *arguments: Any, **more: Any) -> None:
         """See HTTPAdapter."""
         super().init_poolmanager(*arguments, **more, ssl_context=self._context)
+        self.poolmanager.pool_classes_by_scheme = POOLS
 
     def proxy_manager_for(self, proxy: str, **more: Any) -> Any:
         """See HTTPAdapter."""
-        return super().proxy_manager_for(proxy, **more, ssl_context=self._context)
+        manager = super().proxy_manager_for(proxy, **more, ssl_context=self._context)
+        manager.pool_classes_by_scheme = POOLS
+        return manager
 
 
 class _Session(requests.Session):
@@ -104,8 +112,8 @@ class _Session(requests.Session):
 
     def __init__(self, authorities: str) -> None:
         super().__init__()
-        if authorities:
-            self.mount("https://", _Trusting(authorities))
+        for scheme in ("http://", "https://"):
+            self.mount(scheme, _Adapter(authorities))
         # Proxies and .netrc must come from configuration that someone decided on, not from the environment.
         self.trust_env = False
         # Harbor takes a client with cookies for a browser.
@@ -170,7 +178,8 @@ class Provider(oras.provider.Registry):  # type: ignore[misc]
         with self._lock:
             authorisation = self._authorisations.get(slot)
         response = self._follow(method, url, data, headers, repository, authorisation)
-        if response.status_code == 401:
+        # Only the registry may ask for its login: a host that it redirects to would have the login sent where it likes.
+        if response.status_code == 401 and urlsplit(response.url).netloc == repository.registry:
             response.close()
             authorisation = self._fetch_authorisation(response, repository, action)
             with self._lock:
@@ -227,7 +236,7 @@ class Provider(oras.provider.Registry):  # type: ignore[misc]
             raise Unreachable(f"{what}: the proxy {asked} does not let us through: {describe_cause(error)}") from error
         except requests.exceptions.SSLError as error:
             raise Unreachable(f"{what}: TLS failed: {describe_cause(error)}") from error
-        except requests.RequestException as error:
+        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
             raise Unreachable(f"{what}: {describe_cause(error)}") from error
 
     def _fetch_authorisation(self, challenge: requests.Response, repository: Repository, action: str) -> str:
