@@ -102,7 +102,7 @@ def fetch_release_verdict(
 ) -> tuple[VerifiedRelease, Discovery]:
     """Find a release's bundles and believe them. Raises RegistryError, Rejected."""
     found = fetch_bundles(client, repository, digest)
-    verdict = verify_release(digest=digest, model=model, bundles=found.bundles, publisher=publisher)
+    verdict = verify_release(digest=digest, model=model, bundles=found.bundles, publisher=publisher, problems=found.problems)
     return verdict, found
 
 
@@ -111,7 +111,7 @@ def fetch_golden_verdict(
 ) -> VerifiedGolden:
     """Find a golden set's bundles and believe them. Raises RegistryError, Rejected."""
     found = fetch_bundles(client, repository, digest)
-    return verify_golden(digest=digest, model=model, bundles=found.bundles, publisher=publisher)
+    return verify_golden(digest=digest, model=model, bundles=found.bundles, publisher=publisher, problems=found.problems)
 
 
 def sign_release(

@@ -206,13 +206,14 @@ class Models:
             model=name,
             bundles=found.bundles,
             publisher=trusted.publisher,
+            problems=found.problems,
         )
         index = fetch_index(registry, repository, digest)
         if golden is not None:
             where = Repository.parse(golden.repository)
-            bundles = fetch_bundles(registry, where, golden.digest).bundles
+            exam = fetch_bundles(registry, where, golden.digest)
             try:
-                verify_golden(digest=golden.digest, model=name, bundles=bundles, publisher=trusted.publisher)
+                verify_golden(digest=golden.digest, model=name, bundles=exam.bundles, publisher=trusted.publisher, problems=exam.problems)
             except Rejected as error:
                 raise Rejected(error.reason, f"golden set {where}@{golden.digest}: {error.message}") from error
         return Release(

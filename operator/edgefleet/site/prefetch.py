@@ -47,13 +47,18 @@ class Stopped(Exception):
 
 @dataclass(frozen=True)
 class Evidence:
-    """What makes a revision believed, as bytes whose digests were checked. The golden parts are None without a golden set."""
+    """What makes a revision believed, as bytes whose digests were checked. The golden parts are None without a golden set.
+
+    `problems` and `golden_problems` say why other candidates never became a bundle.
+    """
 
     index: bytes
     manifest: bytes
     bundles: tuple[bytes, ...]
     golden_manifest: bytes | None = None
     golden_bundles: tuple[bytes, ...] = ()
+    problems: tuple[str, ...] = ()
+    golden_problems: tuple[str, ...] = ()
 
 
 class Prefetcher:
@@ -196,19 +201,16 @@ class _Job:
     def fetch_evidence(self) -> Evidence:
         """All evidence from the registries. Raises RegistryError."""
         revision, source, exam = self.revision, self.source, self.exam
-        evidence = Evidence(
-            index=source.client.fetch_manifest(source.repository, revision.digest),
-            manifest=source.client.fetch_manifest(source.repository, revision.variant.digest),
-            bundles=fetch_bundles(source.client, source.repository, revision.digest).bundles,
-        )
+        index = source.client.fetch_manifest(source.repository, revision.digest)
+        manifest = source.client.fetch_manifest(source.repository, revision.variant.digest)
+        found = fetch_bundles(source.client, source.repository, revision.digest)
+        evidence = Evidence(index, manifest, found.bundles, problems=found.problems)
         self.check(0)
         if revision.golden is None or exam is None:
             return evidence
-        return replace(
-            evidence,
-            golden_manifest=exam.client.fetch_manifest(exam.repository, revision.golden.digest),
-            golden_bundles=fetch_bundles(exam.client, exam.repository, revision.golden.digest).bundles,
-        )
+        golden = exam.client.fetch_manifest(exam.repository, revision.golden.digest)
+        found = fetch_bundles(exam.client, exam.repository, revision.golden.digest)
+        return replace(evidence, golden_manifest=golden, golden_bundles=found.bundles, golden_problems=found.problems)
 
 
 def _read_carried(layout: Layout, revision: FrozenRevision) -> Evidence:
@@ -235,6 +237,7 @@ def verify_evidence(evidence: Evidence, revision: FrozenRevision, publisher: Pub
         model=revision.model,
         bundles=evidence.bundles,
         publisher=publisher,
+        problems=evidence.problems,
     )
     if (release.version, release.seq) != (revision.version, revision.seq):
         raise Rejected(
@@ -248,7 +251,13 @@ def verify_evidence(evidence: Evidence, revision: FrozenRevision, publisher: Pub
         raise Rejected("VariantMismatch", f"the signed index has no variant {revision.variant.name!r} as the order describes it")
     if revision.golden is not None:
         _require_digest(evidence.golden_manifest or b"", revision.golden.digest, "golden set")
-        verify_golden(digest=revision.golden.digest, model=revision.model, bundles=evidence.golden_bundles, publisher=publisher)
+        verify_golden(
+            digest=revision.golden.digest,
+            model=revision.model,
+            bundles=evidence.golden_bundles,
+            publisher=publisher,
+            problems=evidence.golden_problems,
+        )
     return manifest
 
 

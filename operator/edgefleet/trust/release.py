@@ -32,6 +32,8 @@ SIGN_PREDICATE = "https://sigstore.dev/cosign/sign/v1"
 RELEASE_PREDICATE = "https://edgefleet.io/attestation/release/v1"
 GOLDEN_PREDICATE = "https://edgefleet.io/attestation/golden/v1"
 MAX_BUNDLES = 64
+MAX_CAUSES = 10
+MAX_EXPLANATION = 760
 
 
 class ReleaseFacts(Schema):
@@ -93,15 +95,19 @@ def attest_golden(key: PrivateKey, digest: str, facts: GoldenFacts) -> bytes:
     return sign_statement(key, Statement(GOLDEN_PREDICATE, (digest,), _predicate(facts, facts.created_at)))
 
 
-def verify_release(*, digest: str, model: str, bundles: Sequence[bytes], publisher: Publisher) -> VerifiedRelease:
+def verify_release(
+    *, digest: str, model: str, bundles: Sequence[bytes], publisher: Publisher, problems: Sequence[str] = ()
+) -> VerifiedRelease:
     """The facts of a release that enough of `publisher` signed and attested for `model`.
+
+    `problems` says why other candidates never became a bundle; it counts for nothing but the message.
 
     If several attestations hold, the one with the highest sequence counts. Raises Rejected: Revoked, SignatureMissing, SignatureInvalid,
     ThresholdNotMet, AttestationMissing, ModelMismatch, SeqTooLow, PredicateMissing, TrustedRootMalformed; the message says why candidates
     did not count.
     """
     with rejecting("SignatureInvalid", f"release {digest}"):
-        evidence = _gather(digest, bundles, publisher)
+        evidence = _gather(digest, bundles, publisher, problems)
         signers = _require_signatures(evidence)
         votes: dict[tuple[int, str], dict[str, datetime]] = {}
         for signer, facts in _read_attestations(evidence, RELEASE_PREDICATE, ReleaseFacts, model):
@@ -120,10 +126,12 @@ def verify_release(*, digest: str, model: str, bundles: Sequence[bytes], publish
         return VerifiedRelease(version, seq, min(votes[seq, version].values()), signers)
 
 
-def verify_golden(*, digest: str, model: str, bundles: Sequence[bytes], publisher: Publisher) -> VerifiedGolden:
-    """The facts of a golden set that enough of `publisher` signed and attested for `model`. Raises Rejected as verify_release does."""
+def verify_golden(
+    *, digest: str, model: str, bundles: Sequence[bytes], publisher: Publisher, problems: Sequence[str] = ()
+) -> VerifiedGolden:
+    """The facts of a golden set that enough of `publisher` signed and attested for `model`. Takes and raises what verify_release does."""
     with rejecting("SignatureInvalid", f"golden set {digest}"):
-        evidence = _gather(digest, bundles, publisher)
+        evidence = _gather(digest, bundles, publisher, problems)
         signers = _require_signatures(evidence)
         votes = {signer: facts.created_at for signer, facts in _read_attestations(evidence, GOLDEN_PREDICATE, GoldenFacts, model)}
         if len(votes) < publisher.threshold:
@@ -133,19 +141,41 @@ def verify_golden(*, digest: str, model: str, bundles: Sequence[bytes], publishe
 
 @dataclass
 class _Evidence:
-    """What trusted publishers said about the digest; `problems` tells why other candidates, or parts of them, do not count."""
+    """What trusted publishers said about the digest; `problems` tells why other candidates, or parts of them, do not count: the
+    candidate's number, 0 for one that never became a bundle, and the cause."""
 
     digest: str
     threshold: int
     signed: list[SignedStatement]
-    problems: list[str]
+    problems: list[tuple[int, str]]
     other_models: set[str]
 
     def explain(self) -> str:
-        """The first problems, short enough for a condition."""
-        shown = "; ".join(problem[:200] for problem in self.problems[:3])
-        more = f"; and {len(self.problems) - 3} more" if len(self.problems) > 3 else ""
-        return f" ({shown}{more})" if shown else ""
+        """Why each candidate does not count, equal causes once, short enough for a condition."""
+        causes: dict[str, list[int]] = {}
+        for candidate, cause in self.problems:
+            causes.setdefault(" ".join(cause.split()), []).append(candidate)
+        told = [_name_candidates(found) + cause for cause, found in causes.items()]
+        more = f"; and {len(told) - MAX_CAUSES} more causes" if len(told) > MAX_CAUSES else ""
+        return f" ({'; '.join(_shorten(told[:MAX_CAUSES], MAX_EXPLANATION))}{more})" if told else ""
+
+
+def _shorten(texts: Sequence[str], total: int) -> list[str]:
+    """The texts, the longest cut so that all have `total` characters at most."""
+    width, left = total, len(texts)
+    for text in sorted(texts, key=len):
+        width = total // left
+        if len(text) > width:
+            break
+        total, left = total - len(text), left - 1
+    return [text[:width] if len(text) > width and left else text for text in texts]
+
+
+def _name_candidates(numbers: Sequence[int]) -> str:
+    if not any(numbers):
+        return ""
+    listed = ", ".join(map(str, numbers)) if len(numbers) < 5 else f"{numbers[0]} to {numbers[-1]}, {len(numbers)} of them"
+    return f"candidate{'s' if len(numbers) > 1 else ''} {listed}: "
 
 
 class _Publishers:
@@ -172,25 +202,25 @@ class _Publishers:
         return by
 
 
-def _gather(digest: str, bundles: Sequence[bytes], publisher: Publisher) -> _Evidence:
+def _gather(digest: str, bundles: Sequence[bytes], publisher: Publisher, problems: Sequence[str]) -> _Evidence:
     publisher.revoked.require_digest(digest)
     if not 1 <= publisher.threshold <= len(publisher.names):
         raise Rejected(
             "ThresholdNotMet", f"{publisher.threshold} signatures are demanded of {len(publisher.names)} different trusted publishers"
         )
     verifier = _Publishers(publisher)
-    evidence = _Evidence(digest, publisher.threshold, [], [], set())
+    evidence = _Evidence(digest, publisher.threshold, [], [(0, problem) for problem in problems], set())
     for number, bundle in enumerate(bundles[:MAX_BUNDLES], start=1):
         try:
             found = verify_bundle(bundle, verifier)
         except Rejected as rejected:
             rule = "" if rejected.reason == "SignatureInvalid" else f"{rejected.reason}: "
-            evidence.problems.append(f"candidate {number}: {rule}{rejected.message}")
+            evidence.problems.append((number, f"{rule}{rejected.message}"))
             continue
         if digest in found.statement.digests:
             evidence.signed.append(found)
         else:
-            evidence.problems.append(f"candidate {number}: it is about {found.statement.digests[0]}")
+            evidence.problems.append((number, f"it is about {found.statement.digests[0]}"))
     return evidence
 
 
@@ -234,7 +264,7 @@ def _read_attestations(evidence: _Evidence, predicate_type: str, kind: type[_Fac
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
-            evidence.problems.append(f"the attestation by {signed.signer} is malformed: {where}: {first['msg']}")
+            evidence.problems.append((0, f"the attestation by {signed.signer} is malformed: {where}: {first['msg']}"))
             continue
         if facts.model == model:
             found.append((signed.signer, facts))

@@ -124,12 +124,36 @@ def test_what_is_refused(bundles: tuple[bytes, ...], arguments: dict[str, Any], 
     assert len(raised.value.message) <= 1024
 
 
-def test_the_message_says_why_candidates_did_not_count() -> None:
+def test_the_message_says_why_each_candidate_did_not_count() -> None:
+    stranger = sign_digest(STRANGER, DIGEST)
     with pytest.raises(Rejected, match=STRANGER.public.id) as raised:
-        check(b"junk", sign_digest(STRANGER, DIGEST), sign_digest(ALICE, OTHER), b"{}")
-    assert "candidate 1" in raised.value.message
-    assert OTHER in raised.value.message
-    assert "and 1 more" in raised.value.message
+        verify_release(
+            digest=DIGEST,
+            model="digits",
+            bundles=[b"junk", stranger, sign_digest(ALICE, OTHER), stranger, *[b"{}"] * 5],
+            publisher=Publisher((ALICE.public,)),
+            problems=["referrer sha256:1: it is gone", "referrer sha256:2: more than the 4096 bytes that are read"],
+        )
+    assert raised.value.reason == "SignatureInvalid"
+    message = raised.value.message
+    for part in (
+        "candidate 1: ",
+        "candidates 2, 4: not signed by a trusted key",
+        f"candidate 3: it is about {OTHER}",
+        "candidates 5 to 9, 5 of them: ",
+    ):
+        assert part in message
+    assert "(referrer sha256:1: it is gone; referrer sha256:2: more than" in message
+    assert len(message) <= 1024
+
+
+def test_a_message_of_many_causes_stays_short() -> None:
+    with pytest.raises(Rejected) as raised:
+        verify_release(
+            digest=DIGEST, model="digits", bundles=[], publisher=Publisher((ALICE.public,)), problems=[f"{n} " * 200 for n in range(64)]
+        )
+    assert "; and 54 more causes" in raised.value.message
+    assert len(raised.value.message) <= 1024
 
 
 # Golden sets
