@@ -50,7 +50,10 @@ def open_order(envelope: str, hub_keys: Sequence[PublicKey]) -> Order:
 def _open(envelope: str, hub_keys: Sequence[PublicKey]) -> bytes:
     if len(envelope) > MAX_ENVELOPE_CHARACTERS:
         raise ValueError(f"{len(envelope)} characters, more than the {MAX_ENVELOPE_CHARACTERS} allowed")
-    outer = parse_json_object(decode_base64(envelope), limit=MAX_ENVELOPE_CHARACTERS)
+    data = decode_base64(envelope)
+    outer = parse_json_object(data, limit=MAX_ENVELOPE_CHARACTERS)
+    if format_canonical(outer) != data:
+        raise ValueError("its JSON is not in canonical form")
     if set(outer) != {"payloadType", "payload", "signatures"}:
         raise ValueError(f"not a DSSE envelope: it has {', '.join(sorted(outer)) or 'no fields'}")
     if outer["payloadType"] != ORDER_PAYLOAD_TYPE:
@@ -58,16 +61,13 @@ def _open(envelope: str, hub_keys: Sequence[PublicKey]) -> bytes:
     payload = decode_base64(outer["payload"])
     by_id = {key.id: key for key in hub_keys}
     signatures = outer["signatures"]
-    if not isinstance(signatures, list) or not 1 <= len(signatures) <= 8:
-        raise ValueError("a DSSE envelope carries 1 to 8 signatures")
-    for entry in signatures:
-        if set(entry) != {"keyid", "sig"}:
-            raise ValueError("a signature has exactly the fields keyid and sig")
-        signature = decode_base64(entry["sig"])
-        key = by_id.get(entry["keyid"])
-        if key is not None and key.verifies(ORDER_PAYLOAD_TYPE, payload, signature):
-            return payload
-    raise Rejected(
-        "OrderSignatureInvalid",
-        f"signed by {', '.join(str(entry['keyid'])[:80] for entry in signatures)}; trusted hub keys: {', '.join(by_id) or 'none'}",
-    )
+    if not isinstance(signatures, list) or len(signatures) != 1:
+        raise ValueError("an order's envelope carries one signature")
+    (entry,) = signatures
+    if set(entry) != {"keyid", "sig"}:
+        raise ValueError("a signature has exactly the fields keyid and sig")
+    signature = decode_base64(entry["sig"])
+    key = by_id.get(entry["keyid"])
+    if key is None or not key.verifies(ORDER_PAYLOAD_TYPE, payload, signature):
+        raise Rejected("OrderSignatureInvalid", f"signed by {str(entry['keyid'])[:80]}; trusted hub keys: {', '.join(by_id) or 'none'}")
+    return payload

@@ -69,7 +69,7 @@ class Claim:
 
 class _Strict(BaseModel):
     # Fields that we do not know could change what the known ones mean; Sigstore's own parsers refuse them as well.
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(alias_generator=to_camel, frozen=True, extra="forbid", strict=True)
 
 
 class _KeyHint(_Strict):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from edgefleet.api.assignment import ORDER_PAYLOAD_TYPE, FrozenRevision, Order
 from edgefleet.api.model import RepositoryRuntime, Serving, Variant
+from edgefleet.trust.documents import format_canonical
 from edgefleet.trust.errors import Rejected
 from edgefleet.trust.keys import PrivateKey
 from edgefleet.trust.orders import open_order, sign_order
@@ -40,6 +41,9 @@ WITHDRAWAL = Order(
 )
 RUN = WITHDRAWAL.model_copy(update={"action": "Run", "revision": REVISION, "sequence": 42})
 ENVELOPE = sign_order(RUN, HUB)
+INNER = base64.b64decode(ENVELOPE)
+INNER_DOCUMENT = json.loads(INNER)
+(SIGNATURE,) = INNER_DOCUMENT["signatures"]
 
 
 def reason_of(envelope: str, *keys: PrivateKey) -> str:
@@ -57,7 +61,7 @@ def envelope_of(payload: bytes, key: PrivateKey = HUB, /, **changes: Any) -> str
         "signatures": [{"keyid": key.public.id, "sig": signature}],
         **changes,
     }
-    return base64.b64encode(json.dumps(document).encode()).decode()
+    return base64.b64encode(format_canonical(document)).decode()
 
 
 def payload_of(**changes: Any) -> bytes:
@@ -83,6 +87,8 @@ def test_an_unknown_field_of_a_newer_hub_is_ignored() -> None:
         pytest.param("A" * 65_540, "OrderMalformed", id="too large"),
         pytest.param(envelope_of(payload_of(), payloadType="application/json"), "OrderMalformed", id="other payload type"),
         pytest.param(envelope_of(payload_of(), signatures=[]), "OrderMalformed", id="no signature"),
+        pytest.param(envelope_of(payload_of(), signatures=[SIGNATURE, SIGNATURE]), "OrderMalformed", id="two signatures"),
+        pytest.param(base64.b64encode(json.dumps(INNER_DOCUMENT).encode()).decode(), "OrderMalformed", id="another spelling"),
         pytest.param(envelope_of(payload_of(), signatures=None), "OrderMalformed", id="null signatures"),
         pytest.param(envelope_of(payload_of(), signatures=["sig"]), "OrderMalformed", id="signature is a string"),
         pytest.param(envelope_of(payload_of(), signatures=[{"keyid": [], "sig": "AA=="}]), "OrderMalformed", id="keyid is a list"),
@@ -129,9 +135,6 @@ def test_no_flipped_bit_of_the_text_is_accepted(bit: int) -> None:
     flipped[bit // 8] ^= 1 << bit % 8
     with pytest.raises(Rejected):
         open_order(flipped.decode("latin-1"), [HUB.public])
-
-
-INNER = base64.b64decode(ENVELOPE)
 
 
 @settings(max_examples=600, deadline=None)

@@ -1,0 +1,191 @@
+"""No damage to what is signed is believed, and none of it does more than to be refused: bundles, attestations, trust bundles, orders.
+
+By default a sample of it; EDGEFLEET_FUZZ=1 flips every bit and makes 100,000 mutations. A mutation that fails names its number, which
+is all that it depends on beside the documents.
+"""
+
+import base64
+import json
+import os
+import resource
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from edgefleet.trust.bundle import make_bundle, make_root, open_bundle
+from edgefleet.trust.bundle_content import BundleContent
+from edgefleet.trust.documents import encode_base64
+from edgefleet.trust.errors import Rejected
+from edgefleet.trust.identities import Identity, Keyless
+from edgefleet.trust.keyless import KeylessVerifier
+from edgefleet.trust.keys import PrivateKey, PublicKey
+from edgefleet.trust.orders import open_order, sign_order
+from edgefleet.trust.publishers import Publisher, Revoked
+from edgefleet.trust.release import verify_release
+from edgefleet.trust.signatures import KeyRing, verify_bundle
+from tests.lab.sigstore.vectors import ISSUER, SUBJECT
+from tests.unit.trust.mutations import mutate
+from tests.unit.trust.test_orders import RUN, WITHDRAWAL
+
+EVERYTHING = os.environ.get("EDGEFLEET_FUZZ") == "1"
+MUTATIONS = 100_000 if EVERYTHING else 5_000
+FLIPS = None if EVERYTHING else 200
+SLOWEST, HEAVIEST = 5.0, 200 << 10  # CPU seconds for one document, KiB for all of a kind: far above what they need
+VECTORS = Path(__file__).parent / "vectors"
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+R1, R2, R3, HUB, ALICE = (PrivateKey.generate() for _ in range(5))
+
+
+def vector(name: str) -> bytes:
+    return (VECTORS / name).read_bytes()
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A kind of document: what `judge` says of `data`, and of `partners`, is all that it may say; else it raises Rejected."""
+
+    name: str
+    data: bytes
+    partners: tuple[bytes, ...]
+    judge: Callable[[bytes], Any]
+
+
+COSIGN = PublicKey.from_pem(vector("keyed.pub"))
+TRUSTED_ROOT = vector("trusted_root.json")
+IDENTITIES = KeylessVerifier(Keyless((Identity(ISSUER, SUBJECT),), TRUSTED_ROOT))
+RING = KeyRing([COSIGN])
+REVOKED = Revoked(
+    frozenset({"sha256:" + "c" * 64}), frozenset({HUB.public.id}), (Identity(ISSUER, subject_regex="https://evil[.]test/.*"),)
+)
+
+
+def release_of(data: bytes) -> Any:
+    """A release whose attestation is `data`."""
+    digest = json.loads(base64.b64decode(json.loads(vector("keyed.sign.json"))["dsseEnvelope"]["payload"]))["subject"][0]["digest"][
+        "sha256"
+    ]
+    return verify_release(
+        digest=f"sha256:{digest}", model="weld", bundles=[vector("keyed.sign.json"), data], publisher=Publisher((COSIGN,))
+    )
+
+
+def trust_bundles() -> tuple[bytes, bytes, bytes]:
+    """The pinned root, and two bundles under it: over two roots, with all that a bundle can say."""
+    keys = [key.public for key in (R1, R2, R3)]
+    first = make_root(keys, signers=[R1, R2], threshold=2, version=1, expires_at=NOW + timedelta(days=3650))
+    second = make_root(keys[:2], signers=[R1, R2], threshold=2, version=2, expires_at=NOW + timedelta(days=3650))
+    keyless = Keyless((Identity(ISSUER, SUBJECT),), TRUSTED_ROOT)
+    publisher = Publisher((ALICE.public, COSIGN), 2, 7, keyless, ("https://acme.test/review",), REVOKED)
+    made = []
+    for version, publishers in (
+        (5, {"digits": publisher}),
+        (6, {"digits": publisher, "weld": Publisher((ALICE.public,), revoked=REVOKED)}),
+    ):
+        content = BundleContent(publishers, (HUB.public,), REVOKED)
+        made.append(
+            make_bundle(roots=[first, second], signers=[R1, R2], version=version, content=content, expires_at=NOW + timedelta(days=365))
+        )
+    return first, made[0], made[1]
+
+
+PINNED, TRUST, TRUST_LATER = trust_bundles()
+ORDER, OTHER_ORDER = (base64.b64decode(sign_order(order, HUB)) for order in (RUN, WITHDRAWAL))
+
+
+def opened(data: bytes) -> Any:
+    return open_bundle(data, pinned_root=PINNED, floor_version=0, now=NOW)
+
+
+def ordered(data: bytes) -> Any:
+    return open_order(encode_base64(data), [HUB.public])
+
+
+def cosign_bundle(kind: str, judge: Callable[[bytes], Any]) -> Subject:
+    return Subject(kind, vector(f"{kind}.sign.json"), (vector(f"{kind}.release.json"),), judge)
+
+
+SUBJECTS = [
+    cosign_bundle("keyed", lambda data: verify_bundle(data, RING)),
+    Subject("attestation", vector("keyed.release.json"), (vector("keyed.sign.json"), vector("keyed.review.json")), release_of),
+    *(cosign_bundle(kind, lambda data: verify_bundle(data, IDENTITIES)) for kind in ("log-v1", "log-v1-stamped", "log-v2")),
+    Subject("trust bundle", TRUST, (TRUST_LATER,), opened),
+    Subject("order", ORDER, (OTHER_ORDER,), ordered),
+]
+each_subject = pytest.mark.parametrize("subject", SUBJECTS, ids=lambda subject: subject.name)
+
+
+def judge_all(subject: Subject, made: Any) -> tuple[int, list[bytes]]:
+    """How many of the documents were refused, and which were believed. Nothing else may come of one, and none may cost too much."""
+    known = []
+    for data in (subject.data, *subject.partners):
+        try:
+            known.append(subject.judge(data))
+        except Rejected:
+            continue
+    assert known, "the document itself is believed"
+    refused, believed, heaviest = 0, [], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for name, data in made:
+        started = time.process_time()
+        try:
+            verdict = subject.judge(data)
+        except Rejected:
+            refused += 1
+        except BaseException as error:
+            raise AssertionError(f"{name}: {type(error).__name__}: {error}: {data[:2000]!r}") from error
+        else:
+            assert verdict in known, f"{name} is believed and says something else: {data!r}"
+            believed.append(data)
+        assert time.process_time() - started < SLOWEST, f"{name}: {data[:2000]!r}"
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - heaviest < HEAVIEST
+    return refused, believed
+
+
+@pytest.mark.timeout(900)
+@each_subject
+def test_no_flipped_bit_is_believed(subject: Subject) -> None:
+    count = len(subject.data) * 8
+    bits = range(count) if FLIPS is None else Random(7).sample(range(count), FLIPS)
+
+    def flipped() -> Any:
+        for bit in bits:
+            data = bytearray(subject.data)
+            data[bit // 8] ^= 1 << bit % 8
+            yield f"bit {bit}", bytes(data)
+
+    assert judge_all(subject, flipped()) == (len(bits), [])
+
+
+def meant(data: bytes) -> Any:
+    """What a document says, without its spelling, and without what may stand there and says nothing."""
+    document = json.loads(data)
+    if "roots" in document:
+        for one in (*document["roots"], document["targets"]):
+            del one["signatures"]  # what the threshold does not need is passed over, as TUF demands
+    material = document.get("verificationMaterial", {})
+    if material.get("publicKey") is not None:
+        del document["verificationMaterial"]  # a key is tried with or without its hint, and needs no log
+    elif any(entry.get("integratedTime") for entry in material.get("tlogEntries", ())):
+        material.pop("timestampVerificationData", None)  # the log says the time; what else says it must be right, or away
+    return {name: value for name, value in document.items() if value is not None}
+
+
+@pytest.mark.timeout(900)
+@each_subject
+def test_no_mutation_is_believed(subject: Subject) -> None:
+    count = MUTATIONS // len(SUBJECTS)
+    made = (
+        (f"mutation {number}", mutate(subject.data, Random(f"{subject.name} {number}"), list(subject.partners))) for number in range(count)
+    )
+    refused, believed = judge_all(subject, made)
+    valid = [meant(data) for data in (subject.data, *subject.partners)]
+    for data in believed:
+        assert meant(data) in valid, data.decode()
+    print(f"{subject.name}: {refused} refused, {len(believed)} the same in another spelling")
+    assert refused + len(believed) == count
+    assert refused > count * 0.8
