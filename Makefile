@@ -24,7 +24,7 @@ test: setup ## All tests, on real servers
 	$(PY) -m pytest $(ARGS)
 
 test-all: setup ## The same with every crash point, every act of the demo, the one on nodes, Flux, KServe and Triton (hours)
-	EDGEFLEET_ALL_POINTS=1 EDGEFLEET_DEMO_ACTS=all EDGEFLEET_FLUX=1 EDGEFLEET_DEMO_NODES=1 EDGEFLEET_SERVERS=1 $(PY) -m pytest $(ARGS)
+	EDGEFLEET_ALL_POINTS=1 EDGEFLEET_DEMO_ACTS=all EDGEFLEET_FLUX=1 EDGEFLEET_DEMO_NODES=1 EDGEFLEET_SERVERS=1 EDGEFLEET_FUZZ=1 $(PY) -m pytest $(ARGS)
 	$(MAKE) test-older
 
 test-older: setup ## What depends on the API server, and the demo, on the oldest Kubernetes that is supported

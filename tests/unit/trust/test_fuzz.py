@@ -10,6 +10,7 @@ import os
 import resource
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,18 +18,21 @@ from random import Random
 from typing import Any
 
 import pytest
+from securesystemslib.signer import CryptoSigner
+from tuf.api.metadata import Metadata, TargetFile, Targets
 
-from edgefleet.trust.bundle import make_bundle, make_root, open_bundle
+from edgefleet.api.assignment import ORDER_PAYLOAD_TYPE
+from edgefleet.trust.bundle import TRUST_FILE, make_bundle, make_root, open_bundle
 from edgefleet.trust.bundle_content import BundleContent
-from edgefleet.trust.documents import encode_base64
+from edgefleet.trust.documents import encode_base64, format_canonical
 from edgefleet.trust.errors import Rejected
 from edgefleet.trust.identities import Identity, Keyless
 from edgefleet.trust.keyless import KeylessVerifier
 from edgefleet.trust.keys import PrivateKey, PublicKey
 from edgefleet.trust.orders import open_order, sign_order
 from edgefleet.trust.publishers import Publisher, Revoked
-from edgefleet.trust.release import verify_release
-from edgefleet.trust.signatures import KeyRing, verify_bundle
+from edgefleet.trust.release import ReleaseFacts, attest_release, sign_digest, verify_release
+from edgefleet.trust.signatures import STATEMENT_PAYLOAD_TYPE, KeyRing, verify_bundle
 from tests.lab.sigstore.vectors import ISSUER, SUBJECT
 from tests.unit.trust.mutations import mutate
 from tests.unit.trust.test_orders import RUN, WITHDRAWAL
@@ -40,6 +44,8 @@ SLOWEST, HEAVIEST = 5.0, 200 << 10  # CPU seconds for one document, KiB for all 
 VECTORS = Path(__file__).parent / "vectors"
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 R1, R2, R3, HUB, ALICE = (PrivateKey.generate() for _ in range(5))
+DIGEST = "sha256:" + "a" * 64
+FACTS = ReleaseFacts(model="weld", version="2.4", release_seq=7, created_at=NOW)
 
 
 def vector(name: str) -> bytes:
@@ -189,3 +195,78 @@ def test_no_mutation_is_believed(subject: Subject) -> None:
     print(f"{subject.name}: {refused} refused, {len(believed)} the same in another spelling")
     assert refused + len(believed) == count
     assert refused > count * 0.8
+
+
+# What somebody who is trusted signs may be anything: it is read, or refused.
+
+
+def statement_by_alice(payload: bytes) -> Any:
+    signature = ALICE.sign(STATEMENT_PAYLOAD_TYPE, payload)
+    document = json.loads(attest_release(ALICE, DIGEST, FACTS))
+    document["dsseEnvelope"] |= {"payload": encode_base64(payload), "signatures": [{"sig": encode_base64(signature)}]}
+    bundles = [sign_digest(ALICE, DIGEST), json.dumps(document).encode()]
+    return verify_release(digest=DIGEST, model="weld", bundles=bundles, publisher=Publisher((ALICE.public,)))
+
+
+def order_by_the_hub(payload: bytes) -> Any:
+    signature = HUB.sign(ORDER_PAYLOAD_TYPE, payload)
+    document = json.loads(ORDER) | {"payload": encode_base64(payload)}
+    document["signatures"][0]["sig"] = encode_base64(signature)
+    return ordered(format_canonical(document))
+
+
+def trust_by_the_roots(data: bytes) -> Any:
+    document = json.loads(TRUST)
+    with suppress(Exception):  # what has no canonical form cannot be signed: then the old hash stands there
+        document["trust"] = json.loads(data)
+        targets = Targets(version=5, expires=NOW + timedelta(days=365))
+        targets.targets[TRUST_FILE] = TargetFile.from_data(TRUST_FILE, format_canonical(document["trust"]), ["sha256"])
+        metadata = Metadata(targets)
+        for key in (R1, R2):
+            metadata.sign(CryptoSigner(key.to_crypto()), append=True)
+        document["targets"] = json.loads(metadata.to_bytes())
+        document["formatVersion"] = document["trust"]["formatVersion"]
+    return opened(json.dumps(document).encode())
+
+
+def under_root(data: bytes) -> Any:
+    return verify_bundle(vector("log-v2.sign.json"), KeylessVerifier(Keyless((Identity(ISSUER, SUBJECT),), data)))
+
+
+def payload_of(data: bytes) -> bytes:
+    document = json.loads(data)
+    return base64.b64decode(document["dsseEnvelope"]["payload"] if "dsseEnvelope" in document else document["payload"])
+
+
+def said_without_root() -> dict[str, Any]:
+    """What the trust bundle says, for keys alone: the root of a Sigstore is a document of its own."""
+    said: dict[str, Any] = json.loads(TRUST)["trust"]
+    del said["trustedRoot"], said["publishers"]["digits"]["identities"]
+    return said
+
+
+SIGNED_BY_US = [
+    pytest.param(payload_of(attest_release(ALICE, DIGEST, FACTS)), statement_by_alice, id="statement"),
+    pytest.param(payload_of(ORDER), order_by_the_hub, id="order"),
+    pytest.param(json.dumps(said_without_root()).encode(), trust_by_the_roots, id="trust"),
+    pytest.param(TRUSTED_ROOT, under_root, id="trusted root"),
+]
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(("payload", "judge"), SIGNED_BY_US)
+def test_nothing_that_is_signed_does_more_than_to_be_refused(payload: bytes, judge: Callable[[bytes], Any]) -> None:
+    judge(payload)
+    count, refused = MUTATIONS // 10, 0
+    for number in range(count):
+        made = mutate(payload, Random(number), [])
+        started = time.process_time()
+        try:
+            judge(made)
+        except Rejected:
+            refused += 1
+        except BaseException as error:
+            raise AssertionError(f"mutation {number}: {type(error).__name__}: {error}: {made[:2000]!r}") from error
+        assert time.process_time() - started < SLOWEST, f"mutation {number}: {made[:2000]!r}"
+    print(f"{refused} of {count} refused")
+    assert count * 0.3 < refused < count
