@@ -9,17 +9,25 @@ What `trust` says is read in bundle_content.py; which release is good under it i
 """
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
-from securesystemslib.signer import CryptoSigner, SSlibKey  # type: ignore[attr-defined]
-from tuf.api.metadata import Metadata, Role, Root, TargetFile, Targets  # type: ignore[attr-defined]
+from tuf.api.metadata import Metadata, Root, TargetFile, Targets  # type: ignore[attr-defined]
 
 from edgefleet.api.meta import format_time
 from edgefleet.trust.bundle_content import FORMATS, BundleContent, read_content, write_content
+from edgefleet.trust.bundle_metadata import (
+    ROLES,
+    read_metadata,
+    read_root,
+    require_signed,
+    require_successor,
+    signed_bytes,
+    tuf_key,
+    whole_utc,
+)
 from edgefleet.trust.documents import format_canonical, parse_json_object
 from edgefleet.trust.errors import Rejected, rejecting
 from edgefleet.trust.keys import PrivateKey, PublicKey
@@ -44,13 +52,13 @@ def make_root(keys: Sequence[PublicKey], *, signers: Sequence[PrivateKey], thres
     unique = {key.id: key for key in keys}
     if not 1 <= threshold <= len(unique):
         raise ValueError(f"threshold {threshold} cannot be met by {len(unique)} different keys")
-    root = Root(version=version, expires=_whole_utc(expires_at), consistent_snapshot=False)
+    root = Root(version=version, expires=whole_utc(expires_at), consistent_snapshot=False)
     for key in unique.values():
-        for role in ("root", "targets"):
-            root.add_key(_tuf_key(key), role)
-    for role in ("root", "targets"):
+        for role in ROLES:
+            root.add_key(tuf_key(key), role)
+    for role in ROLES:
         root.roles[role].threshold = threshold
-    return _signed_bytes(Metadata(root), signers)
+    return signed_bytes(Metadata(root), signers)
 
 
 def make_bundle(
@@ -58,12 +66,12 @@ def make_bundle(
 ) -> bytes:
     """A bundle under the last of `roots` (oldest first). Raises ValueError for values that open_bundle would refuse."""
     trust = write_content(content)
-    targets = Targets(version=version, expires=_whole_utc(expires_at))
+    targets = Targets(version=version, expires=whole_utc(expires_at))
     targets.targets[TRUST_FILE] = TargetFile.from_data(TRUST_FILE, format_canonical(trust), ["sha256"])
     document = {
         "formatVersion": trust["formatVersion"],
         "roots": [json.loads(root) for root in roots],
-        "targets": json.loads(_signed_bytes(Metadata(targets), signers)),
+        "targets": json.loads(signed_bytes(Metadata(targets), signers)),
         "trust": trust,
     }
     return json.dumps(document, indent=1).encode() + b"\n"
@@ -85,8 +93,8 @@ def open_bundle(data: bytes, *, pinned_root: bytes, floor_version: int, now: dat
         if set(document) != {"formatVersion", "roots", "targets", "trust"}:
             raise ValueError(f"it has the fields {', '.join(sorted(document))}")
         root = _follow_roots(pinned_root, document["roots"])
-        targets: Metadata[Targets] = _read_metadata(document["targets"], Targets)
-        _require_signed(root, "targets", targets)
+        targets: Metadata[Targets] = read_metadata(document["targets"], Targets)
+        require_signed(root, "targets", targets)
         signed = targets.signed
         if set(signed.targets) != {TRUST_FILE} or signed.delegations is not None:
             raise ValueError(f"its targets must name {TRUST_FILE} alone")
@@ -107,7 +115,7 @@ def open_bundle(data: bytes, *, pinned_root: bytes, floor_version: int, now: dat
 def require_root(data: bytes) -> None:
     """Check that a document is a root that a site can pin. Raises Rejected(RootMalformed, BundleUnderSigned)."""
     with rejecting("RootMalformed", "not a root document, such as root.json of `edgefleet trust init`"):
-        _read_root(data)
+        read_root(parse_json_object(data))
 
 
 def read_roots(data: bytes) -> list[bytes]:
@@ -127,14 +135,14 @@ def read_expiry(data: bytes) -> datetime:
 def _follow_roots(pinned_root: bytes, documents: Any) -> Root:
     if not isinstance(documents, list) or not 1 <= len(documents) <= MAX_ROOTS:
         raise ValueError(f"roots must be a list of 1 to {MAX_ROOTS} root documents")
-    pinned = _read_root(pinned_root)
+    pinned = read_root(parse_json_object(pinned_root))
     current: Root | None = None
     met_the_pinned = False
     for document in documents:
-        step: Metadata[Root] = _read_metadata(document, Root)
-        _require_signed(step.signed, "root", step)
+        step: Metadata[Root] = read_metadata(document, Root)
+        require_signed(step.signed, "root", step)
         if current is not None:
-            _require_successor(current, step)
+            require_successor(current, step)
         if step.signed.version == pinned.signed.version:
             if step.signed_bytes != pinned.signed_bytes:
                 raise Rejected(
@@ -146,69 +154,3 @@ def _follow_roots(pinned_root: bytes, documents: Any) -> Root:
     if current is None or not met_the_pinned:
         raise Rejected("BundleRootMismatch", f"the trust bundle does not contain the pinned root, version {pinned.signed.version}")
     return current
-
-
-def _read_root(data: bytes) -> Metadata[Root]:
-    root: Metadata[Root] = _read_metadata(parse_json_object(data), Root)
-    _require_signed(root.signed, "root", root)
-    return root
-
-
-def _require_successor(current: Root, step: Metadata[Root]) -> None:
-    if step.signed.version != current.version + 1:
-        raise Rejected("BundleRootMismatch", f"root {step.signed.version} does not follow root {current.version}")
-    if not step.signed.get_root_verification_result(current, step.signed_bytes, step.signatures):
-        raise Rejected("BundleUnderSigned", f"root {step.signed.version} is not signed by enough keys of root {current.version}")
-
-
-def _read_metadata(document: Any, kind: Any) -> Any:
-    # Only fields that the signature covers, in the one spelling that we write, so that no unsigned byte has a meaning.
-    if not isinstance(document, dict) or set(document) != {"signed", "signatures"}:
-        raise ValueError("TUF metadata has exactly the fields signed and signatures")
-    for entry in document["signatures"]:
-        if set(entry) != {"keyid", "sig"} or not re.fullmatch(r"[0-9a-f]{2,512}", entry["sig"]):
-            raise ValueError("a TUF signature has exactly the fields keyid and sig, in lower-case hex")
-    # from_dict consumes what it is given
-    metadata: Metadata[Any] = Metadata.from_dict(json.loads(json.dumps(document)))
-    signed: Any = metadata.signed
-    if type(signed) is not kind:
-        raise ValueError(f"{kind.__name__.lower()} metadata was expected, found {signed.type}")
-    if json.dumps(signed.to_dict(), sort_keys=True) != json.dumps(document["signed"], sort_keys=True):
-        # The signature is checked over what was understood: it must be what is written.
-        raise ValueError(f"{signed.type} metadata is not in its canonical spelling")
-    return metadata
-
-
-def _require_signed(root: Root, role: str, metadata: Metadata[Any]) -> None:
-    _require_distinct_keys(root)
-    result = root.get_verification_result(role, metadata.signed_bytes, metadata.signatures)
-    if not result:
-        raise Rejected(
-            "BundleUnderSigned",
-            f"{role} {metadata.signed.version} is signed by {len(result.signed)} root keys, {result.threshold} are needed",
-        )
-
-
-def _require_distinct_keys(root: Root) -> None:
-    # TUF does not bind a key id to a key: one key under two ids would count twice.
-    publics = [key.keyval.get("public") for key in root.keys.values()]
-    if len(set(publics)) != len(publics):
-        raise ValueError(f"root {root.version} lists one key under two ids")
-    for name in ("root", "targets"):
-        role: Role = root.roles[name]
-        if len(set(role.keyids)) != len(role.keyids):
-            raise ValueError(f"root {root.version} lists one key twice for {name}")
-
-
-def _tuf_key(key: PublicKey) -> Any:
-    return SSlibKey.from_crypto(key.to_crypto())
-
-
-def _signed_bytes(metadata: Metadata[Any], signers: Sequence[PrivateKey]) -> bytes:
-    for signer in signers:
-        metadata.sign(CryptoSigner(signer.to_crypto()), append=True)
-    return metadata.to_bytes() + b"\n"
-
-
-def _whole_utc(moment: datetime) -> datetime:
-    return moment.astimezone(UTC).replace(microsecond=0)

@@ -21,6 +21,9 @@ room but `OSError` of a file that the caller named. Reasons are CamelCase, becau
     BundleUnderSigned     fewer root keys signed the trust bundle than its root demands
     BundleExpired         the trust bundle, or its root, is past its end
     BundleRollback        the trust bundle is older than one already seen
+    DraftForeign          a draft of a bundle whose roots are not those in force and at most the next
+    DraftVersion          a draft of a bundle that is not the next version
+    RootKeyUnknown        a key that may sign neither a draft nor its root
     OrderMalformed        an assignment's envelope cannot be read
     OrderSignatureInvalid an assignment that no trusted hub key signed
     FormatUnknown         an assignment of a newer format: upgrade the agent
