@@ -67,7 +67,7 @@ def read_token(data: bytes, what: str) -> str:
     try:
         answer = json.loads(data)
         token = answer.get("token") or answer.get("access_token")
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise Unauthorised(f"{what}: the answer is not a JSON object") from error
     if not isinstance(token, str) or not re.fullmatch(r"[\x21-\x7e]+", token):
         raise Unauthorised(f"{what}: the answer holds no token")

@@ -60,10 +60,12 @@ def fetch_bundles(client: RegistryClient, repository: Repository, digest: str) -
         if len(seen) > MAX_REFERRERS:
             problems.append(f"{repository}@{digest} has more than {MAX_REFERRERS} referrers: only the first {MAX_REFERRERS} were opened")
             break
+        where = f"referrer {entry.digest}"
         try:
-            candidates.extend(_open_entry(client, repository, digest, entry))
+            candidates.extend(_open_entry(client, repository, digest, entry.digest, where))
         except ContentError as error:
-            problems.append(error.message)
+            # Many of these share one condition, which is cut at its end: first what tells them apart.
+            problems.append(f"referrer {entry.digest[:19]}: {error.reason}: {error.message.removeprefix(where + ': ')}")
     return Discovery(tuple(candidates), tuple(problems))
 
 
@@ -78,7 +80,11 @@ def list_referrers(client: RegistryClient, repository: Repository, digest: str, 
         yield entry
     if not found:
         tag = fallback_tag(digest)
-        data = client.fetch_tagged(repository, tag)
+        try:
+            data = client.fetch_tagged(repository, tag)
+        except ContentError as error:
+            problems.append(error.message)
+            return
         if data is not None:
             yield from _read_list(data, f"{repository}:{tag}", problems)
 
@@ -97,6 +103,9 @@ def _listed_by_api(client: RegistryClient, repository: Repository, digest: str, 
                 data = read_whole(response, what, MAX_MANIFEST_BYTES, client.patience.watchdog)
         except (NotFound, RegistryRefused):
             # Registries without the API answer 404, some 400 or 405.
+            return
+        except ContentError as error:
+            problems.append(error.message)
             return
         yield from _read_list(data, what, problems)
         link = response.links.get("next", {}).get("url")
@@ -118,9 +127,8 @@ def _read_list(data: bytes, what: str, problems: list[str]) -> tuple[Descriptor,
         return ()
 
 
-def _open_entry(client: RegistryClient, repository: Repository, digest: str, entry: Descriptor) -> list[Candidate]:
-    where = f"referrer {entry.digest}"
-    document = parse_document(client.fetch_manifest(repository, entry.digest), media.MANIFEST, where)
+def _open_entry(client: RegistryClient, repository: Repository, digest: str, entry: str, where: str) -> list[Candidate]:
+    document = parse_document(client.fetch_manifest(repository, entry), media.MANIFEST, where)
     subject = parse_descriptor(document.get("subject"), f"{where}: subject")
     if subject.digest != digest:
         raise MalformedManifest(f"{where}: its subject is {subject.digest}, not {digest}")

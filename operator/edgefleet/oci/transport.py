@@ -178,8 +178,13 @@ class Provider(oras.provider.Registry):  # type: ignore[misc]
         with self._lock:
             authorisation = self._authorisations.get(slot)
         response = self._follow(method, url, data, headers, repository, authorisation)
-        # Only the registry may ask for its login: a host that it redirects to would have the login sent where it likes.
-        if response.status_code == 401 and urlsplit(response.url).netloc == repository.registry:
+        if response.status_code in (401, 403) and (host := urlsplit(response.url).netloc) != repository.registry:
+            # Only the registry may ask for its login: another host would have the login sent where it likes.
+            response.close()
+            raise RegistryRefused(
+                f"{method} {without_query(url)}: {host}, to which the registry sends us, refuses with status {response.status_code}"
+            )
+        if response.status_code == 401:
             response.close()
             authorisation = self._fetch_authorisation(response, repository, action)
             with self._lock:
