@@ -10,6 +10,7 @@ import threading
 import uuid
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
@@ -36,12 +37,12 @@ class Manifest:
     media_type: str
     data: bytes
 
-    @property
+    @cached_property
     def parsed(self) -> dict[str, Any]:
         """The JSON object; an empty one where the bytes are none."""
         try:
             found = json.loads(self.data)
-        except ValueError:
+        except (ValueError, RecursionError):
             return {}
         return found if isinstance(found, dict) else {}
 

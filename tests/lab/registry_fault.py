@@ -1,6 +1,6 @@
 """Requests as the fault hook of the registry sees them, the ways to spoil an answer, and the lines of the request log."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 
@@ -20,7 +20,8 @@ class Fault:
     `status` (with `headers`) answers in place of the registry; alone, `headers` are added to its own answer. `body` is
     sent instead of the right one, `extra` after it (Content-Length grows with it), `corrupt` flips a bit in its middle.
     `cut_after` sends that many bytes under the full Content-Length and closes. `stall` waits that many seconds after
-    `stall_after` bytes (0: before the status line), less if the registry stops. `close` closes without an answer.
+    `stall_after` bytes (0: before the status line), less if the registry stops. `close` closes without an answer. `raw` makes
+    all that goes on the wire in place of an answer, head included, one piece each `pause` seconds until it or the client ends.
     """
 
     status: int | None = None
@@ -32,6 +33,8 @@ class Fault:
     stall: float = 0
     stall_after: int = 0
     close: bool = False
+    raw: Callable[[], Iterator[bytes]] | None = None
+    pause: float = 0
 
 
 @dataclass

@@ -5,7 +5,6 @@ import re
 import socket
 import sys
 import threading
-import time
 from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -237,8 +236,12 @@ class _Handler(BaseHTTPRequestHandler):
         registry.requests.append(served)
         if fault.stall and not fault.stall_after:
             self._wait(fault.stall)
-        if fault.close:
+        if fault.close or fault.raw is not None:
             self.close_connection = True
+            for piece in fault.raw() if fault.raw else ():
+                self._write(memoryview(piece), served)
+                if self.server.registry.stopping.wait(fault.pause):
+                    return
             return
         body = memoryview(answer.body)
         if fault.status is None and (fault.body is not None or fault.extra or fault.corrupt):
@@ -271,9 +274,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _wait(self, seconds: float) -> None:
         """Waits, but not longer than the registry runs."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline and not self.server.registry.stopping.wait(0.05):
-            continue
+        self.server.registry.stopping.wait(seconds)
 
 
 def _json(value: object) -> bytes:
