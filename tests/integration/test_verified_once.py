@@ -111,6 +111,10 @@ async def test_once_per_digest_policy_and_root(registry: Registry, tmp_path: Pat
         assert await passes(3) == 1, "another root"
         api.root["version"] = "2"
         assert await passes(3) == 1, "another version of the root"
+        api.root["version"] = "1"
+        await hub.reconcile(KEY)
+        assert source()["reason"] == "TrustedRootRollback", "who was removed from the root would come back"
+        api.root["version"] = "2"
         api.keys["a.pub"] = base64.b64encode(PrivateKey.generate().public.to_pem().encode()).decode()
         api.model["spec"]["verify"] = api.model["spec"]["verify"] | {"keys": {"secretRef": "publishers"}}
         assert await passes(3) == 1, "a key beside the identity"

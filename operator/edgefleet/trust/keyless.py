@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 from edgefleet.api.meta import format_time
 from edgefleet.trust.certificates import read_names, read_promise
-from edgefleet.trust.documents import encode_base64
 from edgefleet.trust.errors import Rejected, rejecting
 from edgefleet.trust.identities import Identity, Keyless
 from edgefleet.trust.material import Material, read_material
@@ -51,7 +50,7 @@ class KeylessVerifier:
             identity = self._admit(issuer, subject)
             times = self._read_times(material, parsed.signing_certificate, signature)
             self._verify(parsed, material, times, payload)
-            return SignedBy(identity.id, subject, issuer, times.logged)
+            return SignedBy(identity.id, subject, issuer, times.logged, self._root.address_of(material.log))
 
     def _admit(self, issuer: str, subject: str) -> Identity:
         found = next((one for one in self._identities if one.admits(issuer, subject)), None)
@@ -76,7 +75,7 @@ class KeylessVerifier:
         return Times(issued=start, promised=read_promise(certificate), logged=said[0])
 
     def _verify(self, bundle: "Bundle", material: Material, times: Times, payload: bytes) -> None:
-        verifier = self._root.verifier(times, encode_base64(material.entry.log_id.key_id))
+        verifier = self._root.verifier(times, material.log)
         everyone = _Everyone()
         try:
             found = verifier.verify_dsse(bundle, everyone)

@@ -102,6 +102,11 @@ class Material(_Part):
     version: Literal[1, 2]
     timestamps: tuple[bytes, ...]
 
+    @property
+    def log(self) -> str:
+        """The id of the log (base64), as a trusted root names it."""
+        return encode_base64(self.entry.log_id.key_id)
+
 
 def read_material(document: dict[str, Any]) -> Material:
     """The verification material of a bundle. Raises Rejected: LogEntryInvalid, TimestampInvalid, SignatureInvalid for all else."""

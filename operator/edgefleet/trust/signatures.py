@@ -36,13 +36,14 @@ class Statement:
 class SignedBy:
     """A trusted publisher (`id`, what thresholds count) and how it showed itself.
 
-    `name` is the key's id, or the certificate's subject; `issuer` and `logged_at` are those of a certificate and its log.
+    `name` is the key's id, or the certificate's subject; `issuer` is the certificate's, `logged_at` and `log` (an address) are its log's.
     """
 
     id: str
     name: str
     issuer: str = ""
     logged_at: datetime | None = None
+    log: str = ""
 
 
 @dataclass(frozen=True)

@@ -88,6 +88,11 @@ class SigstoreRoot:
             kept.append(inside)
         return self._verifier(*kept)
 
+    def address_of(self, log_id: str) -> str:
+        """Where the log with this id (base64) is, as the root says; the id itself where it does not."""
+        found = (one.get("baseUrl") for one, names in zip(self._document[_LOGS], self._log_names, strict=True) if log_id in names)
+        return next(found, None) or log_id
+
     def stamped_at(self, data: bytes, message: bytes) -> datetime:
         """When a timestamp (TimeStampResp, DER) over `message` was made, in UTC. Raises Rejected(TimestampInvalid, TrustedRootEnded)."""
         with rejecting("TimestampInvalid", "the timestamp"):

@@ -39,7 +39,7 @@ from tests.unit.trust.test_orders import RUN, WITHDRAWAL
 
 EVERYTHING = os.environ.get("EDGEFLEET_FUZZ") == "1"
 MUTATIONS = 100_000 if EVERYTHING else 5_000
-FLIPS = None if EVERYTHING else 200
+FLIPS = None if EVERYTHING else 400
 SLOWEST, HEAVIEST = 5.0, 200 << 10  # CPU seconds for one document, KiB for all of a kind: far above what they need
 VECTORS = Path(__file__).parent / "vectors"
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
