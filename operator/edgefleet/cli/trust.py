@@ -1,32 +1,38 @@
-"""`edgefleet trust`: make the keys and the trust bundle that sites believe, show a bundle, change its publishers."""
+"""`edgefleet trust`: make the keys and the trust bundle that sites believe, and show a bundle; what changes one is in trust_publishers.py
+and trust_keys.py."""
 
-import os
-from dataclasses import replace
+import json
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from edgefleet.api.meta import format_time
-from edgefleet.cli.artifacts import naming, read_private_key, read_public_keys, require_name
+from edgefleet.cli.artifacts import require_name
 from edgefleet.cli.output import EXIT_CODES, CommandFailed, Format, FormatOption, print_facts, print_json, print_note, print_table, short
-from edgefleet.trust.bundle import TrustBundle, make_bundle, make_root, open_bundle, read_roots, require_root
+from edgefleet.cli.trust_folder import BUNDLE, ROOT, DaysOption, verify_file, write_new
+from edgefleet.cli.trust_keys import ROOT_DAYS, make_key, renew, replace_hub_key, rotate, sign
+from edgefleet.cli.trust_publishers import ModelsOption, add_publisher, revoke
+from edgefleet.trust.bundle import make_bundle, make_root
 from edgefleet.trust.bundle_content import BundleContent
-from edgefleet.trust.errors import rejecting
-from edgefleet.trust.identities import Identity, Keyless
-from edgefleet.trust.keys import PrivateKey, PublicKey
+from edgefleet.trust.bundle_draft import list_facts, read_last_root
+from edgefleet.trust.keys import PrivateKey
 from edgefleet.trust.publishers import Publisher
 
 app = typer.Typer(help="Make, show and change what sites believe.", epilog=EXIT_CODES, no_args_is_help=True)
+app.command("add-publisher", epilog=EXIT_CODES)(add_publisher)
+app.command("revoke", epilog=EXIT_CODES)(revoke)
+app.command("replace-hub-key", epilog=EXIT_CODES)(replace_hub_key)
+app.command("renew", epilog=EXIT_CODES)(renew)
+app.command("rotate", epilog=EXIT_CODES)(rotate)
+app.command("make-key", epilog=EXIT_CODES)(make_key)
+app.command("sign", epilog=EXIT_CODES)(sign)
 
-ROOT_LIFETIME = timedelta(days=3650)
-ROOT, BUNDLE = "root.json", "bundle.json"
-
-ModelsOption = Annotated[list[str], typer.Option("--model", help="Model name that the publisher may release; may be given several times.")]
-DaysOption = Annotated[
-    int, typer.Option(min=1, max=3650, help="How long the bundle is good. Sites activate nothing under one past its end.")
-]
+ENDS_SOON = timedelta(days=30)
+TABLED = re.compile(r"(root|bundle)[.]|hubKeys: |publishers[.][^.]+[.](keys|identities|threshold|minReleaseSeq): ")
+"""Facts that `show` has above; whatever else a bundle says comes as it is written."""
 
 
 @app.command(epilog=EXIT_CODES)
@@ -59,7 +65,7 @@ def init(
         signers=roots,
         threshold=root_threshold,
         version=1,
-        expires_at=now + ROOT_LIFETIME,
+        expires_at=now + timedelta(days=ROOT_DAYS),
     )
     bundle = make_bundle(
         roots=[root],
@@ -76,9 +82,9 @@ def init(
     if present:
         raise CommandFailed("AlreadyExists", f"{folder} holds {', '.join(present)}: keys are never overwritten, choose another folder")
     for name, data in private.items():
-        _write_new(folder / name, data, 0o600)
+        write_new(folder / name, data, 0o600)
     for name, data in public.items():
-        _write_new(folder / name, data, 0o644)
+        write_new(folder / name, data, 0o644)
     print_note(f"{len(private)} private keys and bundle version 1 are in {folder}; take the root keys off line")
     print_table(("FILE", "KEY"), [(name, short(PrivateKey.from_pem(data).public.id)) for name, data in private.items()])
 
@@ -89,137 +95,60 @@ def show(
     root: Annotated[Path | None, typer.Option(help="The root that sites pinned; default: root.json beside the bundle.")] = None,
     output: FormatOption = Format.TABLE,
 ) -> None:
-    """Verify a trust bundle under the pinned root, as a site does, and show whom it believes."""
-    found = _open(bundle, root)
+    """Verify a trust bundle under the pinned root, as a site does, and show all that it says."""
+    now = datetime.now(UTC)
+    found = verify_file(bundle, root or bundle.parent / ROOT, now=now)
+    data = bundle.read_bytes()
+    last = read_last_root(data)
+    if found.expires_at - now < ENDS_SOON:
+        print_note(f"warning: it ends {format_time(found.expires_at)}; past that sites activate nothing: see `edgefleet trust renew`")
     if output is Format.JSON:
+        trust: dict[str, Any] = json.loads(data)["trust"]
+        more = {name: value for name, value in trust.items() if name not in ("formatVersion", "publishers", "hubKeys", "trustedRoot")}
         print_json(
             {
                 "version": found.version,
                 "expiresAt": format_time(found.expires_at),
+                "root": {
+                    "version": last.version,
+                    "keys": [key.id for key in last.keys],
+                    "threshold": last.threshold,
+                    "expiresAt": format_time(last.expires_at),
+                },
                 "hubKeys": [key.id for key in found.hub_keys],
                 "publishers": {
                     model: {
                         "keys": [key.id for key in publisher.keys],
-                        "identities": [one.id for one in publisher.keyless.identities] if publisher.keyless else [],
+                        "identities": [one.id for one in publisher.identities],
                         "threshold": publisher.threshold,
                         "minReleaseSeq": publisher.min_release_seq,
+                        "requiredPredicates": list(publisher.predicates),
                     }
                     for model, publisher in found.publishers.items()
                 },
+                **more,
             }
         )
         return
-    hub_keys = [key.id for key in found.hub_keys]
-    print_facts({"version": found.version, "expires": format_time(found.expires_at), "hub key": hub_keys})
+    print_facts(
+        {
+            "version": found.version,
+            "expires": format_time(found.expires_at),
+            "root": f"version {last.version}, {last.threshold} of {len(last.keys)} keys, until {format_time(last.expires_at)}",
+            "root key": [key.id for key in last.keys],
+            "hub key": [key.id for key in found.hub_keys],
+        }
+    )
     print_table(
         ("MODEL", "PUBLISHERS", "THRESHOLD", "LOWEST SEQUENCE"),
         [(model, " ".join(_names(entry)), entry.threshold, entry.min_release_seq) for model, entry in sorted(found.publishers.items())],
         title="publishers",
         folding=("PUBLISHERS",),
     )
-
-
-@app.command("set-publisher", epilog=EXIT_CODES)
-def set_publisher(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder made by `trust init`, with the root keys in it.")],
-    model: ModelsOption,
-    key: Annotated[list[Path] | None, typer.Option("--key", help="Public key of a publisher (PEM); may be given several times.")] = None,
-    identity: Annotated[
-        list[str] | None,
-        typer.Option(help="Subject of a Sigstore certificate, such as a workflow's URI; may be given several times."),
-    ] = None,
-    identity_regex: Annotated[
-        list[str] | None, typer.Option(help="The same as a regular expression for the whole subject; all who match are one publisher.")
-    ] = None,
-    issuer: Annotated[str, typer.Option(help="URL of the OpenID Connect issuer that gave out the identities.")] = "",
-    sigstore_root: Annotated[
-        Path | None, typer.Option(help="trusted_root.json of the Sigstore; default: the one that the bundle has.", exists=True)
-    ] = None,
-    threshold: Annotated[int, typer.Option(min=1, max=8, help="How many of the keys and identities must sign a release.")] = 1,
-    min_seq: Annotated[int, typer.Option(min=0, help="Lowest release sequence that sites accept.")] = 0,
-    valid_days: DaysOption = 365,
-) -> None:
-    """Write the next version of the bundle, with these publishers for these models; the others stay."""
-    if not (key or identity or identity_regex):
-        raise typer.BadParameter("name a publisher: --key, or --identity with --issuer", param_hint="--key")
-    identities = _read_identities(issuer, identity or [], identity_regex or [])
-    old = _open(folder / BUNDLE, folder / ROOT)
-    distinct: dict[str, PublicKey] = {entry.id: entry for entry in read_public_keys(key or ())}
-    if threshold > len(distinct) + len(identities):
-        raise typer.BadParameter(f"{threshold} of {len(distinct) + len(identities)} publishers cannot sign", param_hint="--threshold")
-    root = _read_sigstore_root(sigstore_root) if sigstore_root else _held_root(old)
-    if identities and root is None:
-        raise typer.BadParameter("identities need the trusted_root.json of their Sigstore", param_hint="--sigstore-root")
-    keyless = Keyless(identities, root) if identities and root else None
-    changed = {require_name(name, "--model"): Publisher(tuple(distinct.values()), threshold, min_seq, keyless) for name in model}
-    publishers = {name: _under(entry, root) for name, entry in {**old.publishers, **changed}.items()}
-    signers = [read_private_key(path) for path in sorted(folder.glob("root-*.key"))]
-    data = (folder / BUNDLE).read_bytes()
-    new = make_bundle(
-        roots=read_roots(data),
-        signers=signers,
-        version=old.version + 1,
-        content=BundleContent(publishers, old.hub_keys, old.revoked),
-        expires_at=datetime.now(UTC) + timedelta(days=valid_days),
-    )
-    # Refused here rather than at every site: too few root keys in the folder, for example.
-    open_bundle(new, pinned_root=(folder / ROOT).read_bytes(), floor_version=old.version + 1, now=datetime.now(UTC))
-    part = folder / (BUNDLE + ".new")
-    part.unlink(missing_ok=True)
-    _write_new(part, new, 0o644)
-    part.replace(folder / BUNDLE)
-    print_note(f"{folder / BUNDLE} is version {old.version + 1}; the hub hands it to the sites once it has it:")
-    print_note(
-        f"  kubectl -n edgefleet-system create configmap trust-bundle --from-file={BUNDLE}={folder / BUNDLE} "
-        "--dry-run=client -o yaml | kubectl apply -f -"
-    )
-
-
-def _read_identities(issuer: str, subjects: list[str], patterns: list[str]) -> tuple[Identity, ...]:
-    if bool(issuer) != bool(subjects or patterns):
-        raise typer.BadParameter("--issuer and --identity (or --identity-regex) go together", param_hint="--issuer")
-    with rejecting("IdentityInvalid", "--identity-regex"):
-        found = [Identity(issuer, subject) for subject in subjects] + [Identity(issuer, subject_regex=one) for one in patterns]
-    return tuple({one.id: one for one in found}.values())
-
-
-def _read_sigstore_root(path: Path) -> bytes:
-    # Loads Sigstore's library, which takes a second: only where it is needed.
-    from edgefleet.trust.sigstore_root import open_root
-
-    data = path.read_bytes()
-    with naming(path):
-        open_root(data)
-    return data
-
-
-def _held_root(bundle: TrustBundle) -> bytes | None:
-    return next((entry.keyless.trusted_root for entry in bundle.publishers.values() if entry.keyless), None)
-
-
-def _under(publisher: Publisher, root: bytes | None) -> Publisher:
-    """A bundle has one trusted root: a new one is for everybody in it."""
-    if publisher.keyless is None or root is None:
-        return publisher
-    return replace(publisher, keyless=Keyless(publisher.keyless.identities, root))
+    rest = [fact for fact in list_facts(data) if not TABLED.match(fact)]
+    if rest:
+        typer.echo("\n" + "\n".join(rest))
 
 
 def _names(publisher: Publisher) -> list[str]:
-    return [short(key.id) for key in publisher.keys] + ([one.id for one in publisher.keyless.identities] if publisher.keyless else [])
-
-
-def _open(bundle: Path, root: Path | None) -> TrustBundle:
-    data = bundle.read_bytes()
-    pinned = root or bundle.parent / ROOT
-    if not pinned.is_file():
-        raise CommandFailed("RootMissing", f"{pinned} is not there: it is the root that sites pinned (`trust show` takes it as --root)")
-    with naming(pinned):
-        require_root(pinned.read_bytes())
-    with naming(bundle):
-        return open_bundle(data, pinned_root=pinned.read_bytes(), floor_version=0, now=datetime.now(UTC))
-
-
-def _write_new(path: Path, data: bytes, mode: int) -> None:
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    with os.fdopen(handle, "wb") as file:
-        file.write(data)
+    return [short(key.id) for key in publisher.keys] + [one.id for one in publisher.identities]

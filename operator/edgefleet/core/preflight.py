@@ -117,7 +117,7 @@ def judge_trust(check: str, ends: datetime | None, now: datetime, *, missing: st
     """A trust bundle by its end; `missing` is what to do where there is none."""
     if ends is None:
         return Line(check, Level.FAIL, "there is no trust bundle: sites activate nothing", missing)
-    remedy = "the root keys must sign a new one: `edgefleet trust set-publisher`, see docs/runbooks/trust-expiring.md"
+    remedy = "the root keys must sign a new one: `edgefleet trust renew`, see docs/runbooks/trust-expiring.md"
     if ends <= now:
         return Line(check, Level.FAIL, f"it ended {format_time(ends)}: sites activate nothing", remedy)
     level = Level.WARN if ends - now < TRUST_WARN else Level.OK

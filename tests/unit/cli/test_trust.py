@@ -64,24 +64,12 @@ def test_one_file_in_the_way_leaves_the_folder_as_it_was(tmp_path: Path) -> None
     assert [path.name for path in tmp_path.iterdir()] == ["hub.key"]
 
 
-def test_a_bundle_needs_m_of_n_root_keys(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert init(tmp_path, "--root-keys", "3", "--root-threshold", "2") == 0
-    (tmp_path / "root-2.key").unlink()
-    change = ["trust", "set-publisher", str(tmp_path), "--model", "digits", "--key", str(tmp_path / "publisher.pub"), "--min-seq", "4"]
-    assert run(change) == 0
-    assert shown(tmp_path, capsys)["version"] == 2
-    (tmp_path / "root-3.key").unlink()
-    assert run(change) == 1
-    assert "BundleUnderSigned" in capsys.readouterr().err
-    assert shown(tmp_path, capsys)["version"] == 2
-
-
-def test_a_publisher_is_changed_and_the_others_stay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_publisher_is_added_and_the_others_stay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     init(tmp_path)
     bob = PrivateKey.generate().public
     (tmp_path / "bob.pub").write_text(bob.to_pem())
     keys = ["--key", str(tmp_path / "bob.pub"), "--key", str(tmp_path / "publisher.pub")]
-    assert run(["trust", "set-publisher", str(tmp_path), "--model", "weld-qc", *keys, "--threshold", "2"]) == 0
+    assert run(["trust", "add-publisher", str(tmp_path), "--model", "weld-qc", *keys, "--threshold", "2"]) == 0
     found = shown(tmp_path, capsys)
     publishers = found["publishers"]
     assert isinstance(publishers, dict)
@@ -97,7 +85,7 @@ def test_identities_are_publishers_too(tmp_path: Path, capsys: pytest.CaptureFix
         root.write_text(json.dumps(PrivateSigstore(f"{number}.test").trusted_root()))
 
     def publish(model: str, *more: str) -> int:
-        return run(["trust", "set-publisher", str(tmp_path), "--model", model, "--issuer", "https://token.test", *more])
+        return run(["trust", "add-publisher", str(tmp_path), "--model", model, "--issuer", "https://token.test", *more])
 
     assert publish("digits", "--identity", "https://a.test/x") == 2, "no trusted root"
     assert publish("digits", "--identity", "https://a.test/x", "--sigstore-root", str(roots[0])) == 0
@@ -122,12 +110,12 @@ def test_identities_are_publishers_too(tmp_path: Path, capsys: pytest.CaptureFix
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["set-publisher", "DIR", "--model", "digits", "--identity", "https://a.test/x"],
+        ["add-publisher", "DIR", "--model", "digits", "--identity", "https://a.test/x"],
         ["init", "DIR"],
         ["init", "DIR", "--model", "Not A Name"],
         ["init", "DIR", "--model", "digits", "--root-keys", "2", "--root-threshold", "3"],
         ["show"],
-        ["set-publisher", "DIR", "--model", "digits"],
+        ["add-publisher", "DIR", "--model", "digits"],
         ["nonsense"],
     ],
 )
