@@ -1,4 +1,4 @@
-"""What a site must not forget: per fleet the sequence floor and what serves; the bundle version and the latest time seen.
+"""What a site must not forget: per fleet the sequence floor and what serves; the versions of bundle and root and the latest time seen.
 
 Every change is on disk before it is acted on (fsync + rename). Losing this file means that an old order could come back, so one that
 cannot be read stops the agent instead of being replaced. What to do with these facts is decided in core/site.py.
@@ -82,6 +82,7 @@ class SiteState(Schema):
     format_version: Literal[1] = 1
     site: str
     bundle_version: Annotated[int, Field(ge=0)] = 0
+    root_version: Annotated[int, Field(ge=0)] = 0
     latest_time: datetime = datetime.fromtimestamp(0, UTC)
     fleets: dict[str, FleetState] = Field(default_factory=dict)
 
@@ -125,6 +126,11 @@ class StateFile:
         """The highest version of the trust bundle that was acted on."""
         return self._state.bundle_version
 
+    @property
+    def root_version(self) -> int:
+        """The highest version of a root that a bundle was acted on under."""
+        return self._state.root_version
+
     def fleet(self, fleet: str) -> FleetState:
         """One fleet, empty if unknown."""
         return self._state.fleets.get(fleet, FleetState())
@@ -143,10 +149,11 @@ class StateFile:
         self._write(fleets={**self._state.fleets, fleet: changed}, latest_time=self.now())
         return changed
 
-    def raise_bundle_version(self, version: int) -> None:
-        """Remember that a bundle was acted on; never goes down."""
-        if version > self._state.bundle_version:
-            self._write(bundle_version=version, latest_time=self.now())
+    def raise_bundle_version(self, version: int, root_version: int = 0) -> None:
+        """Remember that a bundle was acted on, and under which root; neither ever goes down."""
+        raised = {"bundle_version": max(version, self.bundle_version), "root_version": max(root_version, self.root_version)}
+        if raised != {"bundle_version": self.bundle_version, "root_version": self.root_version}:
+            self._write(**raised, latest_time=self.now())
 
     def _write(self, **changes: Any) -> None:
         changed = self._state.model_copy(update=changes)

@@ -62,7 +62,12 @@ class TrustKeeper:
 
         try:
             bundle = await asyncio.to_thread(
-                open_bundle, data, pinned_root=self._root, floor_version=self._state.bundle_version, now=self._state.now()
+                open_bundle,
+                data,
+                pinned_root=self._root,
+                floor_version=self._state.bundle_version,
+                floor_root=self._state.root_version,
+                now=self._state.now(),
             )
         except Rejected as error:
             self._problem = f"the trust bundle is refused ({error.reason}): {error.message}"
@@ -72,7 +77,7 @@ class TrustKeeper:
             return
         if not self._file.exists() or self._file.read_bytes() != data:
             write_durably(self._file, data, checkpoint=self._checkpoint)
-        self._state.raise_bundle_version(bundle.version)
+        self._state.raise_bundle_version(bundle.version, bundle.root_version)
         self._bundle = bundle
         log.info("trust bundle %d is in force until %s", bundle.version, format_time(bundle.expires_at))
         self._on_change()

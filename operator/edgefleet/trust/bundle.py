@@ -38,10 +38,11 @@ MAX_ROOTS = 64
 
 @dataclass(frozen=True, kw_only=True)
 class TrustBundle(BundleContent):
-    """What a verified bundle says; `expires_at` is the earlier end of root and targets."""
+    """What a verified bundle says; `expires_at` is the earlier end of root and targets, `root_version` that of its last root."""
 
     version: int
     expires_at: datetime
+    root_version: int = 1
 
 
 def make_root(keys: Sequence[PublicKey], *, signers: Sequence[PrivateKey], threshold: int, version: int, expires_at: datetime) -> bytes:
@@ -77,11 +78,12 @@ def make_bundle(
     return json.dumps(document, indent=1).encode() + b"\n"
 
 
-def open_bundle(data: bytes, *, pinned_root: bytes, floor_version: int, now: datetime) -> TrustBundle:
+def open_bundle(data: bytes, *, pinned_root: bytes, floor_version: int, now: datetime, floor_root: int = 0) -> TrustBundle:
     """The verified bundle.
 
-    `pinned_root` is the root that the site got at its join, `floor_version` the highest bundle version that it has acted on,
-    `now` its clock (never earlier than the latest time it has seen). Raises Rejected with a Bundle... reason.
+    `pinned_root` is the root that the site got at its join, `floor_version` the highest bundle version that it has acted on, `floor_root`
+    that of such a bundle's last root, `now` its clock (never earlier than the latest time it has seen). Raises Rejected with a Bundle...
+    reason.
     """
     with rejecting("BundleMalformed", "the trust bundle"):
         document = parse_json_object(data)
@@ -106,10 +108,13 @@ def open_bundle(data: bytes, *, pinned_root: bytes, floor_version: int, now: dat
             raise Rejected(
                 "BundleRollback", f"the trust bundle has version {signed.version}, version {floor_version} was already seen here"
             )
+        if root.version < floor_root:
+            # Without this, keys that a later root dropped could sign for ever: a bundle would only have to leave that root out.
+            raise Rejected("BundleRollback", f"the trust bundle ends with root {root.version}, root {floor_root} was already seen here")
         content = read_content(document["trust"])
         if document["trust"].get("formatVersion") != found:
             raise ValueError("it says one formatVersion outside and another inside of what is signed")
-        return TrustBundle(**vars(content), version=signed.version, expires_at=expires_at)
+        return TrustBundle(**vars(content), version=signed.version, expires_at=expires_at, root_version=root.version)
 
 
 def require_root(data: bytes) -> None:

@@ -90,6 +90,20 @@ async def test_what_does_not_follow_from_the_root_changes_nothing(site: Site, wr
     assert keeper.require().version == 2
 
 
+async def test_keys_that_a_later_root_dropped_do_not_come_back(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    """Also after a restart, and though the pinned root still names them."""
+    ours = PrivateKey.generate()
+    later = make_root([ours.public], signers=[ROOT, ours], threshold=1, version=2, expires_at=ENDS)
+    content = BundleContent({"weld": Publisher((HUB.public,))}, (HUB.public,))
+    await site.keeper().offer(make_bundle(roots=[PINNED, later], signers=[ours], version=2, content=content, expires_at=ENDS))
+    keeper = site.keeper()
+    await keeper.restore()
+    assert (keeper.require().version, keeper.require().root_version) == (2, 2)
+    await keeper.offer(bundle(3))
+    assert keeper.require().version == 2
+    assert "BundleRollback" in caplog.text
+
+
 @pytest.mark.parametrize("step", ["write", "sync", "rename", "sync folder"])
 @pytest.mark.parametrize("file", ["bundle.json", "state.json"])
 async def test_a_crash_leaves_a_bundle_that_is_believed(site: Site, step: str, file: str) -> None:

@@ -105,7 +105,7 @@ ORDER, OTHER_ORDER = (base64.b64decode(sign_order(order, HUB)) for order in (RUN
 
 
 def opened(data: bytes) -> Any:
-    return open_bundle(data, pinned_root=PINNED, floor_version=0, now=NOW)
+    return open_bundle(data, pinned_root=PINNED, floor_version=5, floor_root=2, now=NOW)
 
 
 def ordered(data: bytes) -> Any:
