@@ -3,7 +3,7 @@ PY := .venv/bin/python
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all test-older unit lint check format crds manifests lock lab lab-down bench bench-judge clean
+.PHONY: help setup demo test test-all test-older unit lint check format crds manifests lock lab lab-down bench bench-pull bench-judge clean
 
 help: ## What can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -69,10 +69,13 @@ lab-down: $(STAMP) ## End the lab, whoever started it
 	$(PY) -m tests.lab down
 
 bench: setup ## Print what a pull, a verdict and a rollout cost on this machine
-	$(PY) -m tests.bench.pull
+	$(PY) -m tests.bench.pull 256
 	$(PY) -m tests.bench.verify
 	$(PY) -m tests.bench.writes
 	$(PY) -m tests.bench.reaction
+
+bench-pull: $(STAMP) ## Print what a verified pull of 1 GiB costs beside curl and the oras CLI
+	$(PY) -m tests.bench.pull 1024
 
 bench-judge: $(STAMP) ## Compare the judge with the rules of other tools, in simulated fleets; writes docs/judge
 	$(PY) -m tests.bench.canary --write $(ARGS)

@@ -35,6 +35,7 @@ class Wanted:
 # signatures have another format.
 COSIGN = (Wanted("sid", "3.1.1-2"), Wanted("sid", "3."), Wanted("forky", "3."), Wanted("trixie", "3."))
 DOCKER_REGISTRY = (Wanted("bookworm", "2.8."), Wanted("trixie", "2.8."), Wanted("sid", "2.8."))
+ORAS = (Wanted("sid", "1."), Wanted("forky", "1."))
 PROMETHEUS = (Wanted("bookworm", "2."), Wanted("trixie", "2."), Wanted("sid", "3."))
 # containerd 1.6 runs pods too, but mounts no image as a volume; a newer runc asks for a newer libc than bookworm has.
 CONTAINERD = (Wanted("sid", "2."), Wanted("trixie", "1.7."), Wanted("bookworm", "1.6."))
@@ -53,6 +54,12 @@ def fetch_docker_registry() -> Path:
     """docker-registry 2.8: the real one, without the referrers API. Raises LabError naming every way that failed."""
     key = key_of(repr(DOCKER_REGISTRY), _architecture())
     return provide("docker-registry", key, lambda draft: _unpack("docker-registry", DOCKER_REGISTRY, draft)) / "usr/bin/docker-registry"
+
+
+def fetch_oras() -> Path:
+    """The oras CLI. Raises LabError naming every way that failed."""
+    key = key_of(repr(ORAS), _architecture())
+    return provide("oras", key, lambda draft: _unpack("oras", ORAS, draft)) / "usr/bin/oras"
 
 
 def fetch_prometheus() -> Path:
