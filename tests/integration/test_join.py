@@ -635,7 +635,7 @@ async def test_join_accounts_go_when_they_have_done_their_work(place: Place, roo
         )
         nothing: Any = lambda *_: None  # noqa: E731
         inventory = Inventory(api, on_fleet=nothing, on_site=nothing, on_renewal=nothing, on_health=nothing, on_heartbeat=nothing)
-        joining = Joining(api, inventory, Events(api, {}), on_request=nothing)
+        joining = Joining(api, inventory, Events(api, {}), namespace=place.hub.namespace, on_request=nothing)
         tasks = [asyncio.create_task(part) for part in (inventory.run(), joining.run())]
         try:
             for site in (old, used):

@@ -11,6 +11,7 @@ Paused        a person, or a rule, holds the run
 Healthy       the evidence of the run so far
 RolledBack    the run's sites went back
 Connected     the site's Lease is fresh (False never follows from silence; then it is Unknown)
+Attested      the site's TPM vouched for it; absent where that is not asked for; Unknown counts like False
 Joined        the hub has granted the site a certificate; False when a person took the site out; absent for a site that brought its own
 """
 

@@ -8,7 +8,7 @@ from pydantic import Field
 from edgefleet.api.conditions import Conditions
 from edgefleet.api.meta import Kind, LabelSelector, Schema
 from edgefleet.api.model import Accelerator, Arch, SecretName
-from edgefleet.api.quantities import LabelKey, Message, Size, Timestamp
+from edgefleet.api.quantities import LabelKey, Message, Reason, Size, Timestamp
 
 Region = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,30}$", max_length=31)]
 
@@ -72,6 +72,33 @@ Registries = Annotated[
 ]
 
 
+KeyHash = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$", max_length=71)]
+Pcr = Annotated[int, Field(ge=0, le=23)]
+PcrHash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", max_length=64)]
+
+
+class PcrValues(Schema):
+    """The values (SHA-256 bank, hex) that one PCR of the site's TPM may have."""
+
+    pcr: Pcr
+    values: Annotated[tuple[PcrHash, ...], Field(min_length=1, max_length=16)]
+
+
+class Attestation(Schema):
+    """The site's TPM must vouch for the site before a new model goes there, and for each of its certificates.
+
+    `deviceHash` is the SHA-256 of the TPM's endorsement key; without it, the TPM that the site joins with is the site's, until a person
+    lets another in. Of `pcrs`, each must have one of its values.
+    """
+
+    mode: Annotated[Literal["Required"], Field(json_schema_extra={"enum": ["Required"]})]
+    device_hash: KeyHash | None = None
+    pcrs: Annotated[
+        tuple[PcrValues, ...],
+        Field(max_length=24, json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["pcr"]}),
+    ] = ()
+
+
 class EdgeSiteSpec(Schema):
     """What people write."""
 
@@ -85,6 +112,7 @@ class EdgeSiteSpec(Schema):
     storage: Storage = Storage()
     registries: Registries = ()
     proxy: Proxy | None = None
+    attestation: Attestation | None = None
 
 
 class Hardware(Schema):
@@ -95,9 +123,6 @@ class Hardware(Schema):
     memory: Annotated[int, Field(ge=0)]
     features: Annotated[tuple[Accelerator, ...], Field(max_length=32)] = ()
     declared: Annotated[tuple[Annotated[str, Field(max_length=16)], ...], Field(max_length=8)] = ()
-
-
-KeyHash = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$", max_length=71)]
 
 
 class Identity(Schema):
@@ -111,6 +136,40 @@ class Identity(Schema):
     renewed_at: Timestamp | None = None
 
 
+class PcrValue(Schema):
+    """What one PCR was (SHA-256 bank, hex)."""
+
+    pcr: Pcr
+    value: PcrHash
+
+
+class Vouched(Schema):
+    """What the site's TPM last proved: which one it is (`deviceHash`), for which key, its PCRs then, and how often it was reset. It counts
+    until `validUntil`, the end of the certificate that was granted for it."""
+
+    device_hash: KeyHash
+    key: KeyHash
+    verified_at: Timestamp
+    valid_until: Timestamp
+    resets: Annotated[int, Field(ge=0)]
+    pcrs: Annotated[tuple[PcrValue, ...], Field(max_length=24)] = ()
+
+
+class Rebuff(Schema):
+    """Why the last proof was not believed."""
+
+    reason: Reason
+    message: Message
+    at: Timestamp
+
+
+class AttestationStatus(Schema):
+    """`verified` is the last proof that was believed, `refused` one after it that was not."""
+
+    verified: Vouched | None = None
+    refused: Rebuff | None = None
+
+
 class EdgeSiteStatus(Schema):
     """What the hub heard."""
 
@@ -118,6 +177,7 @@ class EdgeSiteStatus(Schema):
     hardware: Hardware | None = None
     agent_version: Annotated[str, Field(max_length=64)] = ""
     identity: Identity | None = None
+    attestation: AttestationStatus | None = None
     conditions: Conditions = ()
 
 

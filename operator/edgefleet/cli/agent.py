@@ -43,6 +43,12 @@ def agent(
             help="The join file that `edgefleet site join` made: who this site is, the hub, and the root of all that it believes."
         ),
     ] = None,
+    tpm: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --join: this machine's TPM 2.0 (/dev/tpmrm0, or a software one's socket), for an EdgeSite with spec.attestation."
+        ),
+    ] = None,
     site: Annotated[str | None, typer.Option(help="Without --join: the name of this site's EdgeSite at the hub.")] = None,
     hub_kubeconfig: Annotated[
         Path | None, typer.Option(help="Without --join: how to reach the hub, by a client certificate of user edgefleet:site:NAME.")
@@ -102,6 +108,7 @@ def agent(
     from edgefleet.site.identity_files import IdentityInvalid, identity_folder
     from edgefleet.site.registries import own_namespace
     from edgefleet.site.state import StateUnreadable
+    from edgefleet.site.tpm_device import Device
     from edgefleet.trust.bundle import require_root
 
     _log_to_stderr(as_json=log_json)
@@ -110,9 +117,11 @@ def agent(
         if join is not None:
             if site is not None or hub_kubeconfig is not None or trusted_root is not None:
                 raise ValueError("--join brings the site's name, the hub and the root: leave --site, --hub-kubeconfig, --trusted-root out")
-            hub = Identity(identity_folder(state), join)
+            hub = Identity(identity_folder(state), join, tpm=Device(tpm) if tpm else None)
             name, root, told_by = hub.site, hub.root, join
         else:
+            if tpm is not None:
+                raise ValueError("--tpm is for --join: without it, somebody else makes the certificate")
             if site is None or hub_kubeconfig is None or trusted_root is None:
                 raise ValueError("name the join file with --join, or all of --site, --hub-kubeconfig and --trusted-root")
             hub, name, root, told_by = hub_kubeconfig, site, trusted_root.read_bytes(), trusted_root

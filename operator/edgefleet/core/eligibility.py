@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from edgefleet.api.model import Revision
+from edgefleet.core.attestation import find_standing
 from edgefleet.core.facts import FleetFacts, SiteFacts
 from edgefleet.core.variants import fit_serving, fit_variant
 
@@ -41,16 +42,20 @@ def decide_eligibilities(fleet: FleetFacts, sites: Iterable[SiteFacts], revision
     return {site.name: decide_eligibility(fleet, site, revision, now) for site in sites}
 
 
-def decide_eligibility(fleet: FleetFacts, site: SiteFacts, revision: Revision | None, now: datetime) -> Eligibility:
+def decide_eligibility(
+    fleet: FleetFacts, site: SiteFacts, revision: Revision | None, now: datetime, *, going_back: bool = False
+) -> Eligibility:
     """Whether this fleet may run `revision` at this site. The selector is not asked: see `selected`.
 
-    With revision None the hardware must be known but need not fit.
+    With revision None the hardware must be known but need not fit. `going_back`: the site goes to what it had before, which its TPM need
+    not vouch for again.
     """
     refusal = (
         _refuse_namespace(fleet, site)
         or _refuse_residency(fleet, site)
         or _refuse_taint(fleet, site)
         or _refuse_hold(site, now)
+        or (None if going_back else _refuse_attestation(site, now))
         or _refuse_taken(fleet, site)
         or _refuse_hardware(site)
         or _refuse_quarantine(fleet, site, revision)
@@ -112,6 +117,16 @@ def _refuse_hold(site: SiteFacts, now: datetime) -> Refusal:
     return (
         "OnHold",
         f"EdgeSite {site.name}: spec.hold until {hold.until.isoformat()} ({hold.reason}). Remove the hold, or wait",
+    )
+
+
+def _refuse_attestation(site: SiteFacts, now: datetime) -> Refusal:
+    standing = find_standing(site.spec, site.attestation, now)
+    if standing is None or standing.status == "True":
+        return None
+    return (
+        "NotAttested",
+        f"EdgeSite {site.name}: spec.attestation is Required, and it is not attested ({standing.reason}): {standing.message}",
     )
 
 

@@ -9,7 +9,7 @@ from edgefleet.api.fleet import EdgeFleetSpec
 from edgefleet.api.model import Revision
 from edgefleet.api.policy import RolloutPolicySpec
 from edgefleet.api.rollout import Control, ModelRolloutStatus, Outcome
-from edgefleet.api.site import EdgeSiteSpec, Hardware
+from edgefleet.api.site import AttestationStatus, EdgeSiteSpec, Hardware
 from edgefleet.core.health import Stream
 
 
@@ -84,7 +84,8 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class SiteFacts:
-    """One EdgeSite, for one fleet. `last_heard` is None until its first Lease; `claims` are other fleets' on the same model here."""
+    """One EdgeSite, for one fleet. `last_heard` is None until its first Lease; `claims` are other fleets' on the same model here,
+    `attestation` what its TPM proved."""
 
     name: str
     spec: EdgeSiteSpec
@@ -96,6 +97,7 @@ class SiteFacts:
     assignment: AssignmentFacts | None = None
     report: ReportFacts | None = None
     claims: tuple[Claim, ...] = ()
+    attestation: AttestationStatus | None = None
 
 
 @dataclass(frozen=True, slots=True)

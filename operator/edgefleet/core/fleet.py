@@ -10,6 +10,7 @@ from datetime import datetime
 
 from edgefleet.api.model import Revision
 from edgefleet.core.actions import Action, AdoptSite, AssignSite, EndRun, ForgetRun, WithdrawSite
+from edgefleet.core.attestation import find_end
 from edgefleet.core.decisions import FleetDecision, Obstacle, RolloutDecision
 from edgefleet.core.eligibility import Eligibility, decide_eligibilities, selected
 from edgefleet.core.facts import FleetFacts, RunFacts, SiteFacts
@@ -102,6 +103,7 @@ class _Found:
             if site.name in self.eligibilities:
                 moments.append(unreachable_at(site.last_heard, site.renew_seconds))
                 moments.append(site.spec.hold.until if site.spec.hold else None)
+                moments.append(find_end(site.attestation))
         return self.decision(
             (*first, *upkeep.actions, *forgotten),
             obstacle=obstacle,

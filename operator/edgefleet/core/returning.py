@@ -112,7 +112,7 @@ def plan_return(
     """The order that takes a site to safety, or None if there is none or the site may not be sent anything now."""
     if memory.no_safe_target:
         return None
-    allowed = decide_eligibility(fleet, site, memory.stable, now)
+    allowed = decide_eligibility(fleet, site, memory.stable, now, going_back=True)
     if memory.stable is not None and allowed.eligible:
         return AssignSite(site.name, memory.stable, allowed.variant, run, quarantine)
     if allowed.eligible or allowed.reason == "NoVariantFits":

@@ -14,6 +14,7 @@ from edgefleet.api.meta import format_time
 from edgefleet.api.model import EdgeModelStatus, Release
 from edgefleet.api.report import SiteReport
 from edgefleet.api.site import EdgeSiteSpec, EdgeSiteStatus, Identity
+from edgefleet.core.attestation import find_end, find_standing
 from edgefleet.core.decisions import FleetDecision
 from edgefleet.core.facts import FleetFacts, RunFacts, SiteFacts
 from edgefleet.core.memory import bars, count_names, taken_back_by
@@ -87,15 +88,18 @@ def summarise_site(
         connected = condition("Connected", "True", "Heartbeat", f"renews its Lease every {renew_seconds} s")
     else:
         connected = condition("Connected", "Unknown", "HeartbeatLost", f"not heard since {format_time(last_heard)}; it serves what it has")
-    found = [condition("Ready", "True", "Accepted", _describe_site(spec, now)), connected, *_joined(old.identity, left)]
+    standing = find_standing(spec, old.attestation, now)
+    attested = [condition("Attested", standing.status, standing.reason, standing.message)] if standing else []
+    found = [condition("Ready", "True", "Accepted", _describe_site(spec, now)), connected, *_joined(old.identity, left), *attested]
     status = EdgeSiteStatus(
         observed_generation=generation,
         hardware=report.hardware if report else old.hardware,
         agent_version=report.agent_version if report else old.agent_version,
         identity=old.identity,
+        attestation=old.attestation,
         conditions=merge_conditions(old.conditions, tuple(found), now=format_time(now), generation=generation),
     )
-    moments = [end, spec.hold.until if spec.hold else None]
+    moments = [end, spec.hold.until if spec.hold else None, find_end(old.attestation)]
     return status, min((moment for moment in moments if moment is not None and moment > now), default=None)
 
 

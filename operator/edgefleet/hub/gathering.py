@@ -2,6 +2,7 @@
 
 People's objects and the runs come fresh from the API server; sites, Leases and assignments from the inventory's list-watches; plans are
 immutable, so they are read once. What a site wrote may be anything that the schema lets pass; it must not stop a fleet's pass (I9).
+A site in quarantine (core/attestation.py) has said nothing.
 """
 
 from dataclasses import replace
@@ -15,6 +16,7 @@ from edgefleet.api.meta import FLEET_LABEL, OUTCOME_LABEL, QUARANTINE_LABEL, RUN
 from edgefleet.api.model import EdgeModel
 from edgefleet.api.policy import STANDARD_POLICY, RolloutPolicy, RolloutPolicySpec
 from edgefleet.api.rollout import ModelRollout
+from edgefleet.core.attestation import is_quarantined
 from edgefleet.core.case import find_tracked
 from edgefleet.core.facts import (
     AssignmentFacts,
@@ -87,7 +89,9 @@ class Gatherer:
         if run is None or not tracked:
             self._evidence.forget(facts.key)
             return {}
-        return await self._evidence.gather(facts.key, run.name, run.uid, run.revision.hash, tracked)
+        heard = await self._evidence.gather(facts.key, run.name, run.uid, run.revision.hash, tracked)
+        silent = {site.name for site in facts.sites if is_quarantined(site.spec, site.attestation, datetime.now(UTC))}
+        return {site: () if site in silent else streams for site, streams in heard.items()}
 
     async def _model(self, fleet: EdgeFleet) -> ModelFacts | None:
         try:
@@ -158,17 +162,23 @@ class Gatherer:
         own = self._inventory.assignments.get(site_namespace(name), assignment_name(key.namespace, key.name))
         report = self._inventory.fleet_report(name, key)
         about = self._inventory.site_report(name)
+        silent = is_quarantined(record.spec, record.status.attestation, datetime.now(UTC))
+        assignment = assignment_facts(own) if own else None
         return SiteFacts(
             name=name,
             spec=record.spec,
             labels=dict(record.metadata.labels),
             deleting=record.metadata.deletion_timestamp is not None,
             hardware=about.hardware if about else None,
-            last_heard=self._inventory.last_heard(name),
+            last_heard=None if silent else self._inventory.last_heard(name),
             renew_seconds=self._inventory.renew_seconds(name),
-            assignment=assignment_facts(own) if own else None,
-            report=ReportFacts(report.revision, report.sequence, report.floor, _plausible(report.active_since)) if report else None,
+            # What no assignment has as its sequence: its status speaks of none.
+            assignment=replace(assignment, status_sequence=-1) if assignment and silent else assignment,
+            report=ReportFacts(report.revision, report.sequence, report.floor, _plausible(report.active_since))
+            if report and not silent
+            else None,
             claims=self._claims(key, record, held),
+            attestation=record.status.attestation,
         )
 
     def _claims(self, key: FleetKey, site: SiteRecord, held: list[AssignmentRecord] | tuple[()]) -> tuple[Claim, ...]:

@@ -28,6 +28,7 @@ from edgefleet.api.report import (
     fleet_of_health,
     health_annotation,
 )
+from edgefleet.core.attestation import find_standing
 from edgefleet.core.facts import FleetKey
 from edgefleet.hub.records import AssignmentRecord, LeaseRecord, NamespaceRecord, SiteRecord
 from edgefleet.kube.client import Api
@@ -135,7 +136,7 @@ class Inventory:
 
     def _site_changed(self, key: Key, old: SiteRecord | None, new: SiteRecord | None) -> None:
         self._on_site(key[1])
-        if old is None or new is None or old.spec != new.spec or old.metadata.labels != new.metadata.labels:
+        if old is None or new is None or old.spec != new.spec or old.metadata.labels != new.metadata.labels or _stands_anew(old, new):
             self._on_fleet(None)
 
     def _lease_changed(self, key: Key, old: LeaseRecord | None, new: LeaseRecord | None) -> None:
@@ -183,6 +184,13 @@ class Inventory:
             self._on_site(key[1].removeprefix(SITE_NAMESPACE_PREFIX))
         elif old is None or new is None or old.metadata.labels != new.metadata.labels:
             self._on_fleet(None)
+
+
+def _stands_anew(old: SiteRecord, new: SiteRecord) -> bool:
+    """Whether its TPM's word has changed what fleets may do: a renewal in time has not."""
+    now = datetime.now(UTC)
+    before, after = (find_standing(record.spec, record.status.attestation, now) for record in (old, new))
+    return (before and (before.status, before.reason)) != (after and (after.status, after.reason))
 
 
 def _is_over(lease: LeaseRecord, heard: datetime | None, now: datetime) -> bool:

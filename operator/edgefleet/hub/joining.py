@@ -6,79 +6,40 @@ go when they have done their work, or are past their time.
 """
 
 import asyncio
-import base64
 import logging
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
-from pydantic import Field
-
+from edgefleet.api.attestation import CHALLENGE_REASON
 from edgefleet.api.meta import (
     EXPIRES_ANNOTATION,
     JOIN_ACCOUNT_PREFIX,
     JOIN_NAMESPACE,
     LEFT_ANNOTATION,
-    PRESENTED_ANNOTATION,
     SITE_LABEL,
-    Schema,
     parse_time,
     site_namespace,
 )
-from edgefleet.api.site import EdgeSite
+from edgefleet.api.site import AttestationStatus, EdgeSite, Identity, Vouched
+from edgefleet.core.attestation import record_refusal
 from edgefleet.core.events import Note
-from edgefleet.core.joining import SIGNER, Admission, Admit, CertificateRequest, Refuse, Requester, decide_request, find_requester
+from edgefleet.core.joining import SIGNER, Admission, Admit, Refuse, decide_request
+from edgefleet.hub.attesting import Attesting
 from edgefleet.hub.events import Events
 from edgefleet.hub.inventory import Inventory
+from edgefleet.hub.requests import RequestRecord, read_facts
 from edgefleet.kube.client import Api
 from edgefleet.kube.errors import ApiError, NotFound
 from edgefleet.kube.resources import CERTIFICATE_REQUESTS, EDGE_SITES, NAMESPACES, SERVICE_ACCOUNTS
 from edgefleet.kube.watch import Key, ListWatch, Record
-from edgefleet.trust.errors import Rejected
-from edgefleet.trust.identity import read_certificate, read_request
 
 log = logging.getLogger(__name__)
 
 IDENTITY_MANAGER = "edgefleet-hub-joining"
-CREDENTIAL = "authentication.kubernetes.io/credential-id"
 FETCHED_WITHIN = timedelta(minutes=1)
 """A site that was heard so long after its grant has its certificate."""
 SWEEP_SECONDS = 60.0
-
-
-class RequestSpec(Schema):
-    """What is asked, and by whom: username, uid and extra are the API server's words, not the requester's."""
-
-    request: str = ""
-    username: str = ""
-    uid: str = ""
-    extra: dict[str, tuple[str, ...]] = Field(default_factory=dict)
-    usages: tuple[str, ...] = ()
-    expiration_seconds: int | None = None
-
-
-class RequestCondition(Schema):
-    """Approved, Denied or Failed."""
-
-    type: str
-
-
-class RequestStatus(Schema):
-    """Answered, if it has a condition."""
-
-    conditions: tuple[RequestCondition, ...] = ()
-
-
-class RequestRecord(Record):
-    """A CertificateSigningRequest."""
-
-    spec: RequestSpec = RequestSpec()
-    status: RequestStatus = RequestStatus()
-
-    @property
-    def requester(self) -> Requester | None:
-        """Whose it is, if it waits for an answer of ours."""
-        return None if self.status.conditions else find_requester(self.spec.username, self.spec.uid)
 
 
 class AccountRecord(Record):
@@ -86,9 +47,9 @@ class AccountRecord(Record):
 
 
 class Joining:
-    """`on_request` is called with the name of a site whose request waits."""
+    """`namespace` is the hub's own; `on_request` is called with the name of a site whose request waits."""
 
-    def __init__(self, api: Api, inventory: Inventory, events: Events, *, on_request: Callable[[str], None]) -> None:
+    def __init__(self, api: Api, inventory: Inventory, events: Events, *, namespace: str, on_request: Callable[[str], None]) -> None:
         self._api = api
         self._inventory = inventory
         self._events = events
@@ -96,6 +57,7 @@ class Joining:
         self.requests = ListWatch(
             api, CERTIFICATE_REQUESTS, RequestRecord, fields=f"spec.signerName={SIGNER}", on_change=self._request_changed
         )
+        self._attesting = Attesting(api, namespace, self.requests)
 
     async def run(self) -> None:
         """Watch for requests, and take away join accounts that are past their time or whose site was heard since it joined."""
@@ -132,23 +94,38 @@ class Joining:
             left=left,
         )
         now = datetime.now(UTC)
-        answer = decide_request(read_facts(record, requester), admission, now)
+        request = read_facts(record, requester)
+        answer = decide_request(request, admission, now)
+        attested: Vouched | None = None
+        if isinstance(answer, Admit) and found is not None and found.spec.attestation is not None:
+            judged = await self._attesting.judge(record, request, found.spec.attestation, found.status.attestation, now)
+            if isinstance(judged, Vouched):
+                attested = judged
+            else:
+                answer = judged
+                await self._record(found, found.status.identity, record_refusal(found.status.attestation, judged, now))
         match answer:
             case Admit():
-                if found is not None and answer.identity != found.status.identity:
-                    await self._record(found, answer)
+                if found is not None:
+                    await self._record(found, answer.identity, AttestationStatus(verified=attested) if attested else None)
                 if left is not None:
                     body = {"metadata": {"annotations": {LEFT_ANNOTATION: None}}}
                     self._inventory.namespaces.observe(await self._api.patch(NAMESPACES, site_namespace(site), None, body))
-            case Refuse() if found is not None:
+            case Refuse() if found is not None and answer.reason != CHALLENGE_REASON:
                 note = Note("Warning", answer.reason, answer.message, f"request/{record.metadata.name}")
                 await self._events.tell(EDGE_SITES, found.metadata, (note,))
         await self._tell(record, answer, now)
-        log.info("site %s: %s: %s", site, answer.reason, answer.message)
+        log.info("site %s: %s: %s", site, answer.reason, "" if answer.reason == CHALLENGE_REASON else answer.message)
 
-    async def _record(self, site: EdgeSite, answer: Admit) -> None:
-        meta = {"name": site.metadata.name, "resourceVersion": site.metadata.resource_version}
-        body = {"metadata": meta, "status": {"identity": answer.identity.to_json_dict()}}
+    async def _record(self, site: EdgeSite, identity: Identity | None, attestation: AttestationStatus | None) -> None:
+        if (identity, attestation) == (site.status.identity, site.status.attestation):
+            return
+        # Both each time: what one apply leaves out is taken away.
+        status = {"identity": identity, "attestation": attestation}
+        body = {
+            "metadata": {"name": site.metadata.name, "resourceVersion": site.metadata.resource_version},
+            "status": {name: part.to_json_dict() for name, part in status.items() if part is not None},
+        }
         self._inventory.sites.observe(await self._api.apply(EDGE_SITES, body, manager=IDENTITY_MANAGER, subresource="status"))
 
     async def _tell(self, record: RequestRecord, answer: Admit | Refuse, now: datetime) -> None:
@@ -198,26 +175,3 @@ class Joining:
         if identity is None or identity.invitation != account.metadata.uid or heard is None:
             return False
         return heard > parse_time(identity.joined_at) + FETCHED_WITHIN
-
-
-def read_facts(record: RequestRecord, requester: Requester) -> CertificateRequest:
-    """What a request asks for, and which certificate it was sent with, as far as that is certain."""
-    spec = record.spec
-    usages = frozenset(spec.usages)
-    lifetime = timedelta(seconds=spec.expiration_seconds) if spec.expiration_seconds is not None else None
-    presented = "" if requester.invitation else _find_presented(record)
-    try:
-        asked = read_request(base64.b64decode(spec.request))
-    except (Rejected, ValueError) as error:
-        return CertificateRequest(requester, usages=usages, lifetime=lifetime, presented=presented, trouble=str(error))
-    return CertificateRequest(requester, asked.key, asked.subject, asked.extensions, usages, lifetime, presented)
-
-
-def _find_presented(record: RequestRecord) -> str:
-    """The key of the certificate in the annotation, if it is the one that the API server saw."""
-    text = record.metadata.annotations.get(PRESENTED_ANNOTATION, "")
-    try:
-        found = read_certificate(text.encode())
-    except Rejected:
-        return ""
-    return found.key if record.spec.extra.get(CREDENTIAL) == (f"X509SHA256={found.fingerprint}",) else ""

@@ -70,7 +70,9 @@ class Hub:
         self.events = Events(api, self._known)
         self.models = Models(api, registries, self.events)
         self.sites = Sites(api, self.inventory, self.events)
-        self.joining = Joining(api, self.inventory, self.events, on_request=lambda site: self.join_queue.add(site))
+        self.joining = Joining(
+            api, self.inventory, self.events, namespace=settings.namespace, on_request=lambda site: self.join_queue.add(site)
+        )
         writer = AssignmentWriter(api, self.inventory, key)
         self.evidence = Evidence(api, self.inventory)
         gatherer = Gatherer(api, self.inventory, self.evidence, self._known)

@@ -65,8 +65,8 @@ class Sites:
         )
         if status != record.status:
             await self._events.tell(EDGE_SITES, record.metadata, plan_site_events(record.status, status))
-            # The identity is written where it is decided (joining): a copy of it here could be an old one.
-            body = {"metadata": {"name": name}, "status": status.model_copy(update={"identity": None}).to_json_dict()}
+            # These are written where they are decided (joining): a copy of them here could be an old one.
+            body = {"metadata": {"name": name}, "status": status.model_copy(update={"identity": None, "attestation": None}).to_json_dict()}
             try:
                 self._inventory.sites.observe(await self._api.apply(EDGE_SITES, body, manager=FIELD_MANAGER, subresource="status"))
             except NotFound:

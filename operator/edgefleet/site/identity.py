@@ -13,6 +13,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from edgefleet.api.attestation import (
+    CHALLENGE_REASON,
+    OFFER_ANNOTATION,
+    PROOF_ANNOTATION,
+    Challenge,
+    proof_name,
+)
 from edgefleet.api.join import JoinFile
 from edgefleet.api.meta import PRESENTED_ANNOTATION, SITE_USER_PREFIX, SITES_GROUP, format_time
 from edgefleet.kube.backoff import Backoff
@@ -34,6 +41,10 @@ from edgefleet.site.identity_files import (
     read_own,
     read_pinned,
 )
+from edgefleet.site.tpm import TpmError
+from edgefleet.site.tpm_device import Device
+from edgefleet.trust.attestation import read_challenge
+from edgefleet.trust.errors import Rejected
 from edgefleet.trust.identity import ClientCertificate, make_request, read_certificate
 from edgefleet.trust.keys import PrivateKey
 
@@ -50,11 +61,12 @@ USER_AGENT = "edgefleet-agent"
 
 
 class CertificateRefused(Exception):
-    """The hub denied a request, or its signer did. `reason` is the hub's word."""
+    """The hub denied a request, or its signer did. `reason` and `message` are the hub's words."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(f"{reason}: {message}")
         self.reason = reason
+        self.message = message
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +82,14 @@ class Timing:
 class Identity:
     """One site's identity, kept in `folder`. `site` and `root` do not change; `joined` is set once there is a certificate."""
 
-    def __init__(self, folder: Path, file: Path, *, timing: Timing = Timing()) -> None:
-        """Raises IdentityInvalid if neither the folder nor the join file says which site this is."""
+    def __init__(self, folder: Path, file: Path, *, tpm: Device | None = None, timing: Timing = Timing()) -> None:
+        """With `tpm`, the machine proves to a hub that asks for it which one it is.
+
+        Raises IdentityInvalid if neither the folder nor the join file says which site this is.
+        """
         self._folder = folder
         self._file = file
+        self._tpm = tpm
         self._timing = timing
         self._pinned = read_pinned(folder)
         self._certificate = read_own(folder)
@@ -114,7 +130,7 @@ class Identity:
                 self._refused = f"the hub refuses it a certificate ({refused})"
                 self._say(f"{self.site}: {self._refused}")
                 self._retry_at = datetime.now(UTC) + timedelta(seconds=self._timing.refused_seconds)
-            except (ApiError, KubeconfigError) as error:
+            except (ApiError, KubeconfigError, TpmError, Rejected) as error:
                 self._say(f"no answer about a certificate for {self.site} yet: {error}")
                 await asyncio.sleep(self._backoff.draw())
 
@@ -161,10 +177,37 @@ class Identity:
         path = self._folder / f"next-{purpose}.key"
         key = load_or_make_key(path)
         name = f"edgefleet-{self.site}-{key.public.id.removeprefix('sha256:')[:16]}"
+        if self._tpm is not None:
+            offer = await asyncio.to_thread(self._tpm.make_offer)
+            annotations = {**annotations, OFFER_ANNOTATION: offer.model_dump_json(by_alias=True)}
+        try:
+            await self._send(api, name, make_request(key, self.site), annotations)
+            try:
+                chain = await self._wait(api, name)
+            except CertificateRefused as refused:
+                if refused.reason != CHALLENGE_REASON or self._tpm is None:
+                    raise
+                chain = await self._prove(api, name, self._tpm, read_challenge(refused.message), annotations)
+        except CertificateRefused:
+            # This key is burnt: the same request would meet its own answer.
+            path.unlink()
+            raise
+        self._require_ours(key, chain)
+        return key, chain
+
+    async def _prove(self, api: Api, name: str, tpm: Device, challenge: Challenge, annotations: dict[str, str]) -> bytes:
+        """Send the same request again, with what the TPM says to the hub's challenge."""
+        # As it was sent, which may have been before a restart: a signature is another each time.
+        request = base64.b64decode((await api.get(CERTIFICATE_REQUESTS, name))["spec"]["request"])
+        proof = await asyncio.to_thread(tpm.answer, challenge, request)
+        await self._send(api, proof_name(name), request, {**annotations, PROOF_ANNOTATION: proof.model_dump_json(by_alias=True)})
+        return await self._wait(api, proof_name(name))
+
+    async def _send(self, api: Api, name: str, request: bytes, annotations: dict[str, str]) -> None:
         body = {
             "metadata": {"name": name, "annotations": annotations},
             "spec": {
-                "request": base64.b64encode(make_request(key, self.site)).decode(),
+                "request": base64.b64encode(request).decode(),
                 "signerName": SIGNER,
                 "expirationSeconds": int(self._timing.lifetime.total_seconds()),
                 "usages": ["client auth", "digital signature"],
@@ -174,19 +217,18 @@ class Identity:
             await api.create(CERTIFICATE_REQUESTS, body)
         except Conflict:
             log.info("request %s was sent before", name)
+
+    async def _wait(self, api: Api, name: str) -> bytes:
+        """The certificate. Raises CertificateRefused, Unavailable."""
         began, pause = time.monotonic(), 0.2
         while True:
             status = (await api.get(CERTIFICATE_REQUESTS, name)).get("status", {})
             conditions = {one["type"]: one for one in status.get("conditions", [])}
             no = conditions.get("Denied") or conditions.get("Failed")
             if no is not None:
-                # This key is burnt: the same request would meet its own answer.
-                path.unlink()
                 raise CertificateRefused(no.get("reason", "Failed"), no.get("message", ""))
             if status.get("certificate"):
-                chain = base64.b64decode(status["certificate"])
-                self._require_ours(key, chain)
-                return key, chain
+                return base64.b64decode(status["certificate"])
             waits = f"request {name} waits for {'the signer of its cluster' if conditions else 'the approval of the hub'}"
             if time.monotonic() - began > PATIENCE_SECONDS:
                 raise Unavailable(0, waits)
