@@ -209,6 +209,7 @@ class Models:
             problems=found.problems,
         )
         index = fetch_index(registry, repository, digest)
+        verified.require_variants({variant.name: variant.digest for variant in index.variants})
         if golden is not None:
             where = Repository.parse(golden.repository)
             exam = fetch_bundles(registry, where, golden.digest)

@@ -5,6 +5,7 @@ signature over the index covers them. A fact that we do not know is refused, not
 keeps a variant off hardware that cannot run it. Which variant fits a site is decided in core.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,6 +69,11 @@ def parse_index(data: bytes, what: str) -> tuple[Descriptor, ...]:
             raise MalformedManifest(f"{what}: entry {entry.digest} is not a manifest but {entry.media_type[:100]!r}")
         read_variant(entry, 0, what)
     return entries
+
+
+def name_variants(entries: Sequence[Descriptor]) -> dict[str, str]:
+    """The name of each variant, and its digest."""
+    return {entry.annotations[media.VARIANT_PREFIX + "name"]: entry.digest for entry in entries}
 
 
 def read_variant(entry: Descriptor, size: int, what: str) -> Variant:

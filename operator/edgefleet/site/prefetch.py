@@ -20,7 +20,7 @@ from edgefleet.oci.errors import ContentError, Unauthorised
 from edgefleet.oci.fetch import Blob, fetch
 from edgefleet.oci.golden import parse_golden_manifest
 from edgefleet.oci.hashes import Hashes
-from edgefleet.oci.index import parse_index, read_variant
+from edgefleet.oci.index import name_variants, parse_index, read_variant
 from edgefleet.oci.layout import Layout, copy_blob
 from edgefleet.oci.manifest import ModelManifest, parse_model_manifest
 from edgefleet.oci.reference import Repository
@@ -246,7 +246,9 @@ def verify_evidence(evidence: Evidence, revision: FrozenRevision, publisher: Pub
         )
     what = f"{revision.repository}@{revision.digest}"
     manifest = parse_model_manifest(evidence.manifest, what)
-    entry = next((entry for entry in parse_index(evidence.index, what) if entry.digest == revision.variant.digest), None)
+    entries = parse_index(evidence.index, what)
+    release.require_variants(name_variants(entries))
+    entry = next((entry for entry in entries if entry.digest == revision.variant.digest), None)
     if entry is None or read_variant(entry, manifest.size, what) != revision.variant:
         raise Rejected("VariantMismatch", f"the signed index has no variant {revision.variant.name!r} as the order describes it")
     if revision.golden is not None:

@@ -10,6 +10,7 @@ room but `OSError` of a file that the caller named. Reasons are CamelCase, becau
     ThresholdNotMet       trusted publishers signed, but fewer than the policy demands
     AttestationMissing    signed, but no release attestation by enough of them
     ModelMismatch         attested for another model name
+    VariantMismatch       attested with other variants than the index has
     SeqTooLow             attested, but older than the floor allows
     PredicateMissing      signed and attested, but not what the policy demands beside it
     Revoked               this artifact is not believed any more, whoever signed it

@@ -6,7 +6,7 @@ publishers: a signature over the digest, and an attestation that binds the diges
 to the model). Where the bundles were found does not matter, and what the caller does with the verdict is its own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, TypeVar
@@ -14,7 +14,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import AwareDatetime, Field, ValidationError
 
 from edgefleet.api.meta import Schema, format_time
-from edgefleet.api.quantities import Name
+from edgefleet.api.quantities import Digest, Name
 from edgefleet.trust.errors import Rejected, rejecting
 from edgefleet.trust.keys import PrivateKey
 from edgefleet.trust.publishers import Publisher
@@ -37,12 +37,16 @@ MAX_EXPLANATION = 760
 
 
 class ReleaseFacts(Schema):
-    """The predicate of a release attestation. `release_seq` orders the releases of a model; version is for people."""
+    """The predicate of a release attestation. `release_seq` orders the releases of a model; version is for people.
+
+    `variants`, where it is there, is all variants of the index: the name of each, and the digest of its manifest.
+    """
 
     model: Name
     version: Annotated[str, Field(min_length=1, max_length=64)]
     release_seq: Annotated[int, Field(ge=0, le=1_000_000_000, strict=True)]
     created_at: AwareDatetime
+    variants: Annotated[dict[Name, Digest], Field(min_length=1, max_length=32)] | None = None
 
 
 class GoldenFacts(Schema):
@@ -54,17 +58,32 @@ class GoldenFacts(Schema):
 
 @dataclass(frozen=True)
 class VerifiedRelease:
-    """What the attestation binds to the digest, and all trusted publishers that signed the digest, by id."""
+    """What the attestation binds to the digest, and all trusted publishers that signed the digest, by id.
+
+    `variants` is each publisher that attests variants, and which.
+    """
 
     version: str
     seq: int
     created_at: datetime
     signers: tuple[SignedBy, ...]
+    variants: tuple[tuple[str, Mapping[str, str]], ...] = ()
 
     @property
     def signed_by(self) -> tuple[str, ...]:
         """The ids of the publishers."""
         return tuple(signer.id for signer in self.signers)
+
+    def require_variants(self, found: Mapping[str, str]) -> None:
+        """Check what publishers attest of variants against those of the index: name to digest. Raises Rejected(VariantMismatch)."""
+        for signer, attested in self.variants:
+            wrong = sorted(name for name in {*attested, *found} if attested.get(name) != found.get(name))
+            if wrong:
+                raise Rejected(
+                    "VariantMismatch",
+                    f"variant {wrong[0]} is {found.get(wrong[0], 'not in the index')}, {signer} attests "
+                    f"{attested.get(wrong[0], 'no such variant')}: if the index is right, attest it anew under a higher sequence",
+                )
 
 
 @dataclass(frozen=True)
@@ -110,8 +129,11 @@ def verify_release(
         evidence = _gather(digest, bundles, publisher, problems)
         signers = _require_signatures(evidence)
         votes: dict[tuple[int, str], dict[str, datetime]] = {}
+        variants: dict[tuple[int, str], list[tuple[str, Mapping[str, str]]]] = {}
         for signer, facts in _read_attestations(evidence, RELEASE_PREDICATE, ReleaseFacts, model):
             votes.setdefault((facts.release_seq, facts.version), {})[signer] = facts.created_at
+            if facts.variants is not None:
+                variants.setdefault((facts.release_seq, facts.version), []).append((signer, facts.variants))
         held = [release for release, signers in votes.items() if len(signers) >= publisher.threshold]
         if not held:
             raise _unattested(evidence, sum(len(signers) for signers in votes.values()), model)
@@ -123,7 +145,7 @@ def verify_release(
                 f"the lowest accepted here is {publisher.min_release_seq}",
             )
         _require_predicates(evidence, publisher.predicates)
-        return VerifiedRelease(version, seq, min(votes[seq, version].values()), signers)
+        return VerifiedRelease(version, seq, min(votes[seq, version].values()), signers, tuple(variants.get((seq, version), ())))
 
 
 def verify_golden(

@@ -114,6 +114,8 @@ def test_what_is_protected_is_asked_only_when_room_is_made(tmp_path: Path, monke
 def test_a_whole_chain_is_believed() -> None:
     manifest = verify_evidence(EVIDENCE, REVISION, PUBLISHER)
     assert [one.path for one in manifest.layers] == ["model.onnx", "model-settings.json"]
+    named = release_bundles(REVISION.digest, variants={"cpu": REVISION.variant.digest})
+    assert verify_evidence(replace(EVIDENCE, bundles=named), REVISION, PUBLISHER) == manifest
     without = REVISION.model_copy(update={"golden": None})
     assert verify_evidence(replace(EVIDENCE, golden_manifest=None, golden_bundles=()), without, PUBLISHER) == manifest
 
@@ -133,6 +135,7 @@ DIGEST = REVISION.digest
         (replace(EVIDENCE, bundles=release_bundles(DIGEST, release_seq=4)), "SeqTooLow"),
         (replace(EVIDENCE, bundles=release_bundles(DIGEST, version="1.1")), "ReleaseMismatch"),
         (replace(EVIDENCE, bundles=release_bundles(DIGEST, release_seq=8)), "ReleaseMismatch"),
+        (replace(EVIDENCE, bundles=release_bundles(DIGEST, variants={"cpu": digest_of(b"another build")})), "VariantMismatch"),
         (replace(EVIDENCE, bundles=(b"\x00not a bundle",)), "SignatureInvalid"),
         (replace(EVIDENCE, golden_manifest=None), "EvidenceMismatch"),
         (replace(EVIDENCE, golden_bundles=()), "SignatureMissing"),

@@ -66,6 +66,23 @@ def test_the_highest_attested_sequence_counts() -> None:
     assert check(SIGNED, ATTESTED, attested(ALICE, 9, "2.5"), attested(STRANGER, 99)).seq == 9
 
 
+@pytest.mark.parametrize(
+    "attested_variants",
+    [{"fp32": OTHER}, {"fp32": DIGEST, "int8": DIGEST}, {"int8": DIGEST}],
+    ids=["another digest", "one more", "another name"],
+)
+def test_variants_that_are_attested_must_be_those_of_the_index(attested_variants: dict[str, str]) -> None:
+    index = {"fp32": DIGEST}
+    check(SIGNED, ATTESTED).require_variants(index)
+    check(SIGNED, predicated(ALICE, {**FACTS, "variants": index})).require_variants(index)
+    # Whoever else attests it rightly, and in whatever order: a trusted publisher says that this is not the index it meant.
+    wrong, right = (predicated(ALICE, {**FACTS, "variants": said}) for said in (attested_variants, index))
+    for bundles in ((wrong,), (wrong, right), (right, wrong)):
+        with pytest.raises(Rejected, match="VariantMismatch"):
+            check(SIGNED, *bundles).require_variants(index)
+    check(SIGNED, wrong, predicated(ALICE, {**FACTS, "releaseSeq": 8, "variants": index})).require_variants(index)
+
+
 def test_two_of_two() -> None:
     found = check(*BOTH_SIGN, ATTESTED, attested(BOB), keys=(ALICE, BOB), threshold=2)
     assert set(found.signed_by) == {ALICE.public.id, BOB.public.id}
