@@ -24,12 +24,26 @@ RENEWALS_PER_LEASE = 3
 """An agent writes leaseDurationSeconds = 3 x its renew interval: one lost write is no outage."""
 
 
+class TrustReport(Schema):
+    """What the site believes: the version of its trust bundle (0: it has none) and when that ends.
+
+    `refused` says why it does not take the bundle that the hub has for it, `clock` how its clock contradicts what it has seen; both are
+    `<Reason>: <words>`, or empty.
+    """
+
+    version: Annotated[int, Field(ge=0)]
+    ends: AwareDatetime | None = None
+    refused: Annotated[str, Field(max_length=300)] = ""
+    clock: Annotated[str, Field(max_length=200)] = ""
+
+
 class SiteReport(Schema):
-    """The site: its hardware and its agent."""
+    """The site: its hardware, its agent, and what it believes."""
 
     format_version: Literal[1] = 1
     agent_version: Annotated[str, Field(max_length=64)]
     hardware: Hardware
+    trust: TrustReport | None = None
 
 
 class FleetReport(Schema):

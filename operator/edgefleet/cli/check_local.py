@@ -84,7 +84,7 @@ class StateProbes:
             return [Line("state", Level.FAIL, f"{file} cannot be read: {error.errors()[0]['msg']}", remedy)]
         ahead = (found.latest_time - datetime.now(UTC)).total_seconds()
         if ahead > 5:
-            remedy = "set this machine's clock by NTP: it was set back, and the latest time seen counts until it is past"
+            remedy = "set this machine's clock by NTP: the latest time seen counts until it is past; was that one wrong: docs/security.md"
             return [Line("state", Level.WARN, f"site {found.site}: the latest time seen is {ahead:.0f} s ahead of the clock", remedy)]
         serving = sum(one.active is not None for one in found.fleets.values())
         return [Line("state", Level.OK, f"site {found.site}: {len(found.fleets)} fleet(s) known, {serving} served")]

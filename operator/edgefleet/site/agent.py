@@ -194,10 +194,16 @@ class Agent:
             trust=self._trust,
         )
         self._meter = Meter(settings.state / "telemetry", state=state, gateway=gateway, metrics_url=settings.server_metrics)
-        report = SiteReport(agent_version=__version__, hardware=settings.hardware)
         self._heartbeat = Heartbeat(
-            hub, site=settings.site, report=report, renew=settings.renew, fleets=lambda: state.fleets, meter=self._meter
+            hub,
+            site=settings.site,
+            report=lambda: SiteReport(agent_version=__version__, hardware=settings.hardware, trust=self._trust.report()),
+            renew=settings.renew,
+            fleets=lambda: state.fleets,
+            meter=self._meter,
+            before=state.remember_time,
         )
+        self._trust.on_report = self._heartbeat.report_now
         self._state = state
         self._site = Site(
             state=state,

@@ -29,10 +29,19 @@ EARLY_PER_RENEWAL = 4
 
 
 class Heartbeat:
-    """Renews the Lease `agent` every `renew`. `fleets` gives the state of now, `meter` what live traffic says."""
+    """Renews the Lease `agent` every `renew`. `report` and `fleets` give the state of now, `meter` what live traffic says; `before` comes
+    first each time, whether the hub can be reached or not."""
 
     def __init__(
-        self, api: Api, *, site: str, report: SiteReport, renew: timedelta, fleets: Callable[[], Mapping[str, FleetState]], meter: Meter
+        self,
+        api: Api,
+        *,
+        site: str,
+        report: Callable[[], SiteReport],
+        renew: timedelta,
+        fleets: Callable[[], Mapping[str, FleetState]],
+        meter: Meter,
+        before: Callable[[], None] = lambda: None,
     ) -> None:
         self._api = api
         self._site = site
@@ -40,6 +49,7 @@ class Heartbeat:
         self._renew = renew
         self._fleets = fleets
         self._meter = meter
+        self._before = before
         self._changed = asyncio.Event()
         self._heard_at = self._tried_at = time.monotonic()
         self.last_contact: datetime | None = None
@@ -62,6 +72,10 @@ class Heartbeat:
         """Renew until cancelled."""
         while True:
             self._changed.clear()
+            try:
+                self._before()
+            except OSError as error:
+                log.warning("not remembered: %s", error)
             await self._meter.look()
             self._tried_at = time.monotonic()
             try:
@@ -80,7 +94,7 @@ class Heartbeat:
                 continue
 
     def _lease(self) -> dict[str, Any]:
-        annotations = {SITE_ANNOTATION: self._report.model_dump_json(by_alias=True, exclude_none=True)}
+        annotations = {SITE_ANNOTATION: self._report().model_dump_json(by_alias=True, exclude_none=True)}
         for fleet, state in self._fleets().items():
             annotations[fleet_annotation(fleet)] = plan_report(state).model_dump_json(by_alias=True, exclude_none=True)
         annotations |= self._meter.reports(skew=self._api.clock_skew)

@@ -4,6 +4,7 @@ Every change is on disk before it is acted on (fsync + rename). Losing this file
 cannot be read stops the agent instead of being replaced. What to do with these facts is decided in core/site.py.
 """
 
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,12 +13,16 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError
 
 from edgefleet.api.assignment import OrderAction
-from edgefleet.api.meta import Schema
+from edgefleet.api.meta import Schema, format_time
 from edgefleet.api.model import Slo
 from edgefleet.api.policy import Analysis, HardChecks
 from edgefleet.api.quantities import Duration, RevisionHash, parse_duration
 from edgefleet.core.site import FleetMemory
 from edgefleet.site.durable import Checkpoint, no_checkpoint, write_durably
+
+TIME_GRAIN = timedelta(hours=1)
+"""How much of the time that was seen a loss of power may take away; a write for each renewal would wear flash out."""
+CLOCK_TOLERANCE = timedelta(minutes=10)
 
 
 class Failure(Schema):
@@ -98,6 +103,7 @@ class StateFile:
         self._path = path
         self._state = state
         self._checkpoint = checkpoint
+        self._kept_at = time.monotonic()
 
     @classmethod
     def open(cls, path: Path, *, site: str, checkpoint: Checkpoint = no_checkpoint) -> "StateFile":
@@ -140,8 +146,20 @@ class StateFile:
         return {state.model: fleet for fleet, state in self._state.fleets.items() if state.active}
 
     def now(self) -> datetime:
-        """The wall clock, or the latest time seen here if the clock was set back."""
-        return max(datetime.now(UTC), self._state.latest_time)
+        """The wall clock; where that was set back, the latest time kept here and what has passed since, so that orders end all the same."""
+        return max(datetime.now(UTC), self._state.latest_time + timedelta(seconds=time.monotonic() - self._kept_at))
+
+    def remember_time(self) -> None:
+        """Keep the time of now, so that a clock set back over a restart brings no order back; at most once an hour. Raises OSError."""
+        if self.now() - self._state.latest_time >= TIME_GRAIN:
+            self._write(latest_time=self.now())
+
+    def describe_clock(self) -> str:
+        """How the clock contradicts the latest time seen here, which counts: `ClockSkew: ...`; empty where it does not."""
+        clock, latest = datetime.now(UTC), self.now()
+        if latest - clock < CLOCK_TOLERANCE:
+            return ""
+        return f"ClockSkew: the clock says {format_time(clock)}, the latest time seen here is {format_time(latest)}, and that counts"
 
     def change_fleet(self, fleet: str, **changes: Any) -> FleetState:
         """Change some fields of one fleet; the time of now is remembered with it."""
@@ -158,4 +176,6 @@ class StateFile:
     def _write(self, **changes: Any) -> None:
         changed = self._state.model_copy(update=changes)
         write_durably(self._path, changed.model_dump_json(by_alias=True, exclude_none=True, indent=1).encode(), checkpoint=self._checkpoint)
+        if changed.latest_time != self._state.latest_time:
+            self._kept_at = time.monotonic()
         self._state = changed

@@ -7,11 +7,12 @@ without its bundle. What a bundle must look like is decided in trust/.
 import asyncio
 import logging
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgefleet.api.meta import format_time
+from edgefleet.api.report import TrustReport
 from edgefleet.site.durable import Checkpoint, no_checkpoint, write_durably
 from edgefleet.site.state import StateFile
 from edgefleet.trust.errors import Rejected
@@ -23,8 +24,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+MAX_REFUSAL = 300
+LONG_AGO = datetime.fromtimestamp(0, UTC)
+
+
 class TrustKeeper:
-    """`on_change` is called when another bundle comes into force."""
+    """`on_change` is called when another bundle comes into force; `on_report`, to be set, when the report has become another."""
 
     def __init__(
         self, file: Path, *, root: bytes, state: StateFile, on_change: Callable[[], None], checkpoint: Checkpoint = no_checkpoint
@@ -35,12 +40,14 @@ class TrustKeeper:
         self._on_change = on_change
         self._checkpoint = checkpoint
         self._bundle: TrustBundle | None = None
-        self._problem = "no trust bundle has come from the hub yet"
+        self._refused = ""
+        self.on_report: Callable[[], None] = lambda: None
 
     def require(self) -> "TrustBundle":
         """The bundle in force. Raises Rejected: TrustMissing, or TrustStale when it is past its end."""
         if self._bundle is None:
-            raise Rejected("TrustMissing", self._problem)
+            refused = f"the trust bundle is refused ({self._refused})" if self._refused else ""
+            raise Rejected("TrustMissing", refused or "no trust bundle has come from the hub yet")
         if self._state.now() >= self._bundle.expires_at:
             ended = format_time(self._bundle.expires_at)
             raise Rejected("TrustStale", f"the trust bundle ended at {ended}: the root keys must sign a new one")
@@ -51,13 +58,21 @@ class TrustKeeper:
         """When the bundle in force ends, or has ended; None without one."""
         return self._bundle.expires_at if self._bundle else None
 
+    def report(self) -> TrustReport:
+        """What the hub is told: what is in force, and what is not."""
+        version = self._bundle.version if self._bundle else 0
+        return TrustReport(version=version, ends=self.ends, refused=self._refused, clock=self._state.describe_clock())
+
     async def restore(self) -> None:
-        """Bring the stored bundle into force, after a restart."""
+        """Bring the stored bundle into force, after a restart; also one that is past its end, so that this is what is said of it."""
         if self._file.exists():
-            await self.offer(self._file.read_bytes())
+            await self._take(self._file.read_bytes(), now=LONG_AGO)
 
     async def offer(self, data: bytes) -> None:
         """Take a bundle from the hub if it may be believed and is not older than the last; otherwise the old one stays."""
+        await self._take(data, now=self._state.now())
+
+    async def _take(self, data: bytes, *, now: datetime) -> None:
         from edgefleet.trust.bundle import open_bundle
 
         try:
@@ -67,12 +82,13 @@ class TrustKeeper:
                 pinned_root=self._root,
                 floor_version=self._state.bundle_version,
                 floor_root=self._state.root_version,
-                now=self._state.now(),
+                now=now,
             )
         except Rejected as error:
-            self._problem = f"the trust bundle is refused ({error.reason}): {error.message}"
-            log.warning("%s", self._problem)
+            log.warning("the trust bundle is refused: %s: %s", error.reason, error.message)
+            self._refuse(f"{error.reason}: {error.message}"[:MAX_REFUSAL])
             return
+        self._refuse("")
         if self._bundle is not None and bundle == self._bundle:
             return
         if not self._file.exists() or self._file.read_bytes() != data:
@@ -81,3 +97,9 @@ class TrustKeeper:
         self._bundle = bundle
         log.info("trust bundle %d is in force until %s", bundle.version, format_time(bundle.expires_at))
         self._on_change()
+        self.on_report()
+
+    def _refuse(self, why: str) -> None:
+        if why != self._refused:
+            self._refused = why
+            self.on_report()

@@ -33,7 +33,7 @@ def test_news_of_traffic_costs_at_most_one_write_in_five_seconds(renew: int, gap
     monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
     nobody: Any = None
     report = SiteReport(agent_version="1", hardware=Hardware(arch="amd64", memory=1))
-    beat = Heartbeat(nobody, site="plant-7", report=report, renew=timedelta(seconds=renew), fleets=dict, meter=nobody)
+    beat = Heartbeat(nobody, site="plant-7", report=lambda: report, renew=timedelta(seconds=renew), fleets=dict, meter=nobody)
     now[0] += gap - 0.1
     beat.report_soon()
     assert not beat._changed.is_set()

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from edgefleet.api.report import TrustReport
 from edgefleet.site.state import StateFile
 from edgefleet.site.trust_keeper import TrustKeeper
 from edgefleet.trust.bundle import make_bundle, make_root
@@ -114,6 +115,40 @@ async def test_a_crash_leaves_a_bundle_that_is_believed(site: Site, step: str, f
     keeper = site.keeper()
     await keeper.restore()
     assert keeper.require().version in (2, 3)
+
+
+async def test_the_hub_is_told_what_is_in_force_and_what_is_refused(site: Site) -> None:
+    keeper, told = site.keeper(), list[TrustReport]()
+    keeper.on_report = lambda: told.append(keeper.report())
+    await keeper.offer(bundle(2))
+    for _ in range(3):
+        await keeper.offer(bundle(1))
+    await keeper.offer(bundle(3, key=STRANGER))
+    await keeper.offer(bundle(3))
+    assert [(one.version, one.refused.partition(":")[0]) for one in told] == [
+        (2, ""),
+        (2, "BundleRollback"),
+        (2, "BundleUnderSigned"),
+        (2, ""),
+        (3, ""),
+    ], "once for each that is new"
+    assert told[-1].ends == keeper.ends
+    # As little room as a Lease has for it.
+    assert len(TrustReport(version=1 << 53, ends=ENDS, refused="x" * 300, clock="x" * 200).model_dump_json(by_alias=True)) < 640
+
+
+async def test_a_stored_bundle_that_ended_says_so_after_a_restart(site: Site) -> None:
+    ended = bundle(2, ends=datetime.now(UTC) - timedelta(hours=1))
+    (site.folder / "bundle.json").write_bytes(ended)
+    keeper = site.keeper()
+    await keeper.restore()
+    with pytest.raises(Rejected, match="TrustStale"):
+        keeper.require()
+    await keeper.offer(ended)
+    with pytest.raises(Rejected, match="TrustStale"):
+        keeper.require()
+    await keeper.offer(bundle(3))
+    assert keeper.require().version == 3
 
 
 async def test_a_bundle_past_its_end_is_stale(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
