@@ -1,11 +1,12 @@
 """What `edgefleet check --site` asks of the hub's API server about one site."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from edgefleet import __version__
 from edgefleet.api.assignment import SiteAssignment
 from edgefleet.api.meta import TRUST_BUNDLE, TRUST_BUNDLE_ENTRY, site_namespace
-from edgefleet.api.report import LEASE_NAME, HealthReport, fleet_of_health
+from edgefleet.api.report import LEASE_NAME, SITE_ANNOTATION, HealthReport, SiteReport, fleet_of_health
 from edgefleet.api.site import EdgeSite
 from edgefleet.cli.check import Probe
 from edgefleet.cli.check_hub import find_missing, judge_rights, read_renewal
@@ -101,11 +102,27 @@ class SiteProbes:
         known = [skew for skew in skews if skew is not None]
         if known:
             lines.append(judge_clock("site clock", max(known, key=abs), "the hub's (as the agent says)"))
-        return lines
+        return [*lines, *judge_belief(lease)]
 
     async def _orders(self) -> Sequence[Line]:
         orders = [SiteAssignment.parse(body) for body in await self._api.list(SITE_ASSIGNMENTS, self._namespace)]
         return judge_orders("site orders", orders)
+
+
+def judge_belief(lease: Mapping[str, Any]) -> Sequence[Line]:
+    """What the agent says it does not believe: the trust bundle that the hub has for it, or its own clock."""
+    try:
+        report = SiteReport.model_validate_json((lease["metadata"].get("annotations") or {}).get(SITE_ANNOTATION, ""))
+    except ValueError:
+        return []
+    lines = []
+    if report.trust and report.trust.refused:
+        remedy = "sign and hand out a bundle that follows from the one in force: docs/security.md, `edgefleet trust show`"
+        held = f"it goes on with version {report.trust.version}" if report.trust.version else "it has no other"
+        lines.append(Line("site belief", Level.FAIL, f"the agent refuses the trust bundle: {report.trust.refused}; {held}", remedy))
+    if report.trust and report.trust.clock:
+        lines.append(Line("site belief", Level.WARN, report.trust.clock, "set its clock; was the latest time wrong: docs/security.md"))
+    return lines
 
 
 def judge_orders(check: str, orders: Sequence[SiteAssignment]) -> Sequence[Line]:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from edgefleet.api.meta import format_time
+from edgefleet.api.report import TrustReport
 from edgefleet.cli.cluster import ContextOption, KubeconfigOption, connecting
 from edgefleet.cli.output import EXIT_CODES, Format, FormatOption, print_facts, print_json, print_note, print_prose, show_age
 from edgefleet.core.why import Standing, explain_sites
@@ -49,7 +50,9 @@ async def _why(name: str, namespace: str | None, kubeconfig: Any, context: str |
     record = look.inventory.sites.get("", name)
     heard, report = look.inventory.last_heard(name), look.inventory.site_report(name)
     if output is Format.JSON:
-        print_json({"name": name, "heard": format_time(heard) if heard else None, "fleets": [show_standing(one) for one in found]})
+        trust = report.trust.to_json_dict() if report and report.trust else None
+        said = {"name": name, "heard": format_time(heard) if heard else None, "trust": trust}
+        print_json({**said, "fleets": [show_standing(one) for one in found]})
         return
     labels = ", ".join(f"{key}={value}" for key, value in sorted(record.metadata.labels.items())) if record else ""
     print_facts(
@@ -58,6 +61,7 @@ async def _why(name: str, namespace: str | None, kubeconfig: Any, context: str |
             "Labels": labels or "none",
             "Agent": f"{report.agent_version} on {report.hardware.arch}" if report else "never heard",
             "Heard": f"{show_age(heard, look.now)} ago" if heard else "never",
+            **({"Trust": describe_trust(report.trust)} if report and report.trust else {}),
         }
     )
     for one in sorted(found, key=lambda one: (-one.trouble, one.fleet)):
@@ -74,6 +78,14 @@ async def _why(name: str, namespace: str | None, kubeconfig: Any, context: str |
     if not found:
         where = f"of namespace {namespace}" if namespace else f"of {len(look.fleets)}"
         print_note(f"no fleet {where} selects {name} or has an order for it: compare its labels with the fleets' spec.siteSelector")
+
+
+def describe_trust(trust: TrustReport) -> list[str]:
+    """What a site believes, a line for each fact, and for each thing that is wrong with it."""
+    ends = f", until {format_time(trust.ends)}" if trust.ends else ""
+    lines = [f"bundle version {trust.version}{ends}" if trust.version else "no bundle is in force: it activates nothing"]
+    lines += [f"refuses the hub's bundle: {trust.refused}"] if trust.refused else []
+    return lines + ([trust.clock] if trust.clock else [])
 
 
 def describe(one: Standing) -> str:

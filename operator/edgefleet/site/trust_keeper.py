@@ -29,7 +29,8 @@ LONG_AGO = datetime.fromtimestamp(0, UTC)
 
 
 class TrustKeeper:
-    """`on_change` is called when another bundle comes into force; `on_report`, to be set, when the report has become another."""
+    """`on_change` is called when another bundle comes into force; `on_report`, to be set, when something is refused or is
+    so no more: what else the report says can wait for the next one."""
 
     def __init__(
         self, file: Path, *, root: bytes, state: StateFile, on_change: Callable[[], None], checkpoint: Checkpoint = no_checkpoint
@@ -88,8 +89,8 @@ class TrustKeeper:
             log.warning("the trust bundle is refused: %s: %s", error.reason, error.message)
             self._refuse(f"{error.reason}: {error.message}"[:MAX_REFUSAL])
             return
-        self._refuse("")
         if self._bundle is not None and bundle == self._bundle:
+            self._refuse("")
             return
         if not self._file.exists() or self._file.read_bytes() != data:
             write_durably(self._file, data, checkpoint=self._checkpoint)
@@ -97,7 +98,7 @@ class TrustKeeper:
         self._bundle = bundle
         log.info("trust bundle %d is in force until %s", bundle.version, format_time(bundle.expires_at))
         self._on_change()
-        self.on_report()
+        self._refuse("")
 
     def _refuse(self, why: str) -> None:
         if why != self._refused:
