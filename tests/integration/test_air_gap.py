@@ -68,7 +68,7 @@ async def test_a_site_without_a_registry_serves_what_was_carried_to_it(rig: Rig,
     await rig.assign(first)
     await rig.wait_for("Blocked", "RegistryUnreachable")
     # The agent runs, and has the site's trust bundle by now.
-    words = ("site", "import", rig.folder / "stick", "--state", rig.state, "--trusted-root", rig.folder / "root.json")
+    words = ("site", "import", rig.folder / "stick", "--state", rig.state, "--root", rig.folder / "root.json")
     told(*words)
     told(*words)
     status = await rig.wait_for("Active")
@@ -85,7 +85,7 @@ async def test_what_is_not_to_be_believed_is_not_imported(rig: Rig, told: Comman
     stranger = rig.folder / "stranger.pub"
     stranger.write_text(PrivateKey.generate().public.to_pem())
     assert "SignatureInvalid" in told(*words, stranger, code=1)
-    assert "TrustMissing" in told(*words[:-1], "--trusted-root", rig.folder / "root.json", code=1)
+    assert "TrustMissing" in told(*words[:-1], "--root", rig.folder / "root.json", code=1)
     weights = rig.folder / "stick" / "blobs" / "sha256" / rig.weights_digest(release).removeprefix("sha256:")
     whole = weights.read_bytes()
     for spoil, reason in ((whole[:-1], "SizeMismatch"), (whole[:-1] + b"!", "DigestMismatch")):

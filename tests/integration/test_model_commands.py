@@ -58,6 +58,7 @@ def test_from_files_to_a_signed_release_and_back(registry: Registry, told: Comma
         "seq": 1,
         "createdAt": verified["createdAt"],
         "signedBy": [pushed["signedBy"]],
+        "signers": [{"signer": pushed["signedBy"]}],
     }
     seen = told(f"model inspect {ref} -o json")
     assert [(found["name"], found["size"]) for found in seen["variants"]] == [("fp32", 1000), ("int8", 300)]
@@ -106,6 +107,93 @@ def test_a_flipped_byte_is_not_pulled(registry: Registry, told: Command) -> None
     said = told(f"model pull {registry.host}/vision/digits:v1 --variant fp32 --to out --key t/publisher.pub", 1)
     assert "DigestMismatch" in said
     assert not list(Path("out").iterdir())
+
+
+def variants_of(told: Command, ref: str) -> dict[str, str]:
+    return {one["name"]: one["digest"] for one in told(f"model inspect {ref} -o json")["variants"]}
+
+
+def test_a_second_publisher_signs_what_the_first_attested(registry: Registry, told: Command) -> None:
+    ref = f"{registry.host}/vision/digits:v1"
+    pushed = told(push_line(registry.host, seq=4))
+    both = f"model verify {ref} --key t/publisher.pub --key s/publisher.pub --threshold 2 -o json"
+    assert "ThresholdNotMet" in told(both, 1)
+    # Whom nobody named is not asked what this release is.
+    assert "SignatureInvalid" in told(f"model sign {ref} --key s/publisher.key --signer s/publisher.pub", 1)
+    held = len(registry.content.manifests["vision/digits"])
+    signed = told(f"model sign {ref} --key s/publisher.key --signer t/publisher.pub -o json")
+    assert (signed["version"], signed["seq"], signed["digest"]) == ("v1", 4, pushed["digest"])
+    found = told(both)
+    assert {one["signer"] for one in found["signers"]} == {pushed["signedBy"], signed["signedBy"]}
+    assert len(registry.content.manifests["vision/digits"]) == held + 2
+    told(f"model sign {ref} --key s/publisher.key --version v1 --seq 4")
+    assert len(registry.content.manifests["vision/digits"]) == held + 2
+    attached = told(f"model inspect {ref} -o json")["attached"]
+    said = [one["predicate"] for one in attached if one["predicateType"].endswith("/release/v1")]
+    assert [one["variants"] for one in said] == [variants_of(told, ref)] * 2
+
+
+@pytest.mark.parametrize("more", ["--version v2 --seq 1", "--version v1 --seq 2", "--version v1 --seq 1 --name other"])
+def test_what_contradicts_an_attestation_is_not_signed_unless_told(more: str, registry: Registry, told: Command) -> None:
+    ref = f"{registry.host}/vision/digits:v1"
+    told(push_line(registry.host))
+    held = len(registry.content.manifests["vision/digits"])
+    assert "AttestationContradicted" in told(f"model sign {ref} --key s/publisher.key {more}", 1)
+    assert len(registry.content.manifests["vision/digits"]) == held
+    told(f"model sign {ref} --key s/publisher.key {more} --contradict")
+    assert len(registry.content.manifests["vision/digits"]) == held + 2
+
+
+def test_whom_a_trust_bundle_names_is_believed(registry: Registry, told: Command) -> None:
+    ref = f"{registry.host}/vision/digits:v1"
+    told(push_line(registry.host))
+    trust = "--bundle t/bundle.json --root t/root.json"
+    assert told(f"model verify {ref} {trust} -o json")["seq"] == 1
+    told(f"model pull {ref} --variant fp32 --to out {trust}")
+    # A person may ask for more than a bundle does, and never for less.
+    told("trust add-publisher t --model digits --key s/publisher.pub --threshold 2 --min-seq 1")
+    for line, reason in (
+        (f"model verify {ref} {trust} --threshold 1", "ThresholdNotMet"),
+        (f"model verify {ref} {trust} --name weld-qc", "TrustNotAtSite"),
+        (f"model verify {ref} --bundle t/bundle.json --root s/root.json", "BundleRootMismatch"),
+        (f"model verify {ref} --bundle nowhere.json --root t/root.json", "TrustMissing"),
+    ):
+        assert reason in told(line, 1)
+    told(f"model sign {ref} --key s/publisher.key {trust}")
+    assert told(f"model verify {ref} {trust} -o json")["verified"]
+    assert "SeqTooLow" in told(f"model verify {ref} {trust} --min-seq 2", 1)
+    assert "PredicateMissing" in told(f"model verify {ref} {trust} --require-predicate https://slsa.dev/provenance/v1", 1)
+
+
+def test_a_refusal_is_told_as_json_too(registry: Registry, told: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    pushed = told(push_line(registry.host, "--key s/publisher.key -o json"))
+    assert run(f"model verify {registry.host}/vision/digits:v1 --key t/publisher.pub -o json".split()) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert (found["verified"], found["digest"], found["reason"]) == (False, pushed["digest"], "SignatureInvalid")
+    assert "candidates 1, 2: not signed by a trusted key" in found["message"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "",
+        "--key t/publisher.pub --bundle t/bundle.json --root t/root.json",
+        "--bundle t/bundle.json",
+        "--root t/root.json",
+        "--identity a@b",
+        "--issuer https://issuer.example",
+        "--identity a@b --issuer https://issuer.example",
+    ],
+)
+def test_whom_to_trust_is_said_in_one_way_and_wholly(options: str, told: Command, registry: Registry) -> None:
+    for line in (
+        "model verify REF",
+        "model pull REF --variant fp32 --to out",
+        "golden verify REF --name digits",
+        "model export REF --to out",
+    ):
+        told(f"{line.replace('REF', f'{registry.host}/vision/digits:v1')} {options}", 2)
+    assert not registry.requests
 
 
 def test_a_golden_set_is_pushed_and_verified_like_a_model(registry: Registry, told: Command) -> None:

@@ -12,25 +12,23 @@ from edgefleet.cli.artifacts import (
     CaOption,
     open_client,
     read_private_key,
-    read_public_keys,
     read_reference,
     require_name,
     require_tag,
     sign_release,
 )
 from edgefleet.cli.output import Format, FormatOption, print_facts, print_json, print_note
+from edgefleet.cli.verification import Trust, print_signers, show_signers, trusting
 from edgefleet.oci.push import push_adopted, tag_manifest
 from edgefleet.oci.referrers import fetch_bundles
-from edgefleet.trust.errors import Rejected
-from edgefleet.trust.keys import PublicKey
-from edgefleet.trust.release import SIGN_PREDICATE
-from edgefleet.trust.signatures import KeyRing, verify_bundle
+from edgefleet.trust.release import verify_signature
 
 
+@trusting(key="--signer", leave=("min_seq", "require_predicate"))
 def adopt(
     ref: Annotated[str, typer.Argument(metavar="REF", help="The artifact: registry/repository:tag or registry/repository@sha256:...")],
     to: Annotated[str, typer.Option("--to", metavar="REF", help="The release: registry/repository:tag, in the same repository.")],
-    signer: Annotated[list[Path], typer.Option(help="Public key (PEM) of who signed the artifact; one of several must have.")],
+    trust: Trust,
     key: Annotated[Path, typer.Option(help="Private key that signs the release (PEM).")],
     name: Annotated[str, typer.Option(help="Model name, the EdgeModel's metadata.name.")],
     version: Annotated[str, typer.Option(help="Version, for people.")],
@@ -57,7 +55,7 @@ def adopt(
     require_name(name, "--name")
     if target.repository != source.repository:
         raise typer.BadParameter(f"{target.repository}: name {source.repository}, where the files are", param_hint="--to")
-    own, trusted = read_private_key(key), read_public_keys(signer)
+    own, trusted = read_private_key(key), trust.find_publisher(name)
     try:
         facts = Variant(
             name=variant,
@@ -77,30 +75,15 @@ def adopt(
     repository = source.repository
     with open_client(ca) as client:
         found = client.resolve(source)
-        signed_by = _verify_signature(fetch_bundles(client, repository, found).bundles, found, trusted)
-        print_note(f"{found} is signed by {signed_by}")
+        attached = fetch_bundles(client, repository, found)
+        signers = verify_signature(digest=found, bundles=attached.bundles, publisher=trusted, problems=attached.problems)
+        print_note(f"{found} is signed by {', '.join(one.name for one in signers)}")
         digest = push_adopted(client, repository, found, name=name, version=version, facts=facts)
         print_note("signed" if sign_release(client, repository, digest, own, model=name, version=version, seq=seq) else "was signed before")
         tag_manifest(client, repository, digest, tag)
     told = {"reference": str(target), "digest": digest, "adopted": found, "model": name, "version": version, "seq": seq}
     if output is Format.JSON:
-        print_json({**told, "signedBy": own.public.id})
+        print_json({**told, "adoptedFrom": show_signers(signers), "signedBy": own.public.id})
     else:
         print_facts(told)
-
-
-def _verify_signature(bundles: tuple[bytes, ...], digest: str, keys: tuple[PublicKey, ...]) -> str:
-    """The id of a trusted key that signed the artifact. Raises Rejected."""
-    ring, problems = KeyRing(keys), []
-    for bundle in bundles:
-        try:
-            signed = verify_bundle(bundle, ring)
-        except Rejected as error:
-            problems.append(error.message)
-            continue
-        if digest in signed.statement.digests and signed.statement.predicate_type == SIGN_PREDICATE:
-            return signed.signer
-        problems.append(f"a statement {signed.statement.predicate_type} about {signed.statement.digests[0]} is no signature of it")
-    if problems:
-        raise Rejected("SignatureInvalid", f"no key of --signer signed {digest} ({'; '.join(problem[:200] for problem in problems[:3])})")
-    raise Rejected("SignatureMissing", f"{digest} is not signed: `cosign sign` it first")
+        print_signers(signers)

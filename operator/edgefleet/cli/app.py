@@ -40,7 +40,7 @@ COMMANDS = {
 VERBS = {
     "rollout": {"explain": "record:explain", "export": "record:export"},
     "judge": {"replay": "record:replay"},
-    "model": {"export": "transfer:export_release", "adopt": "adopt:adopt"},
+    "model": {"sign": "sign:sign", "export": "transfer:export_release", "adopt": "adopt:adopt"},
     "site": {"join": "join:join", "leave": "join:leave", "identity": "join:identity", "import": "transfer:import_release"},
 }
 """Verbs whose module is not that of their noun: what live traffic said of a run, how a site comes and goes."""

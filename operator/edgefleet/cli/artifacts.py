@@ -16,6 +16,7 @@ from edgefleet.api.quantities import NAME_PATTERN
 from edgefleet.oci.client import RegistryClient
 from edgefleet.oci.credentials import read_docker_config
 from edgefleet.oci.errors import ReferenceInvalid
+from edgefleet.oci.index import name_variants, parse_index
 from edgefleet.oci.push import attach_bundle
 from edgefleet.oci.reference import Reference, Repository
 from edgefleet.oci.referrers import Discovery, fetch_bundles
@@ -40,8 +41,6 @@ from edgefleet.trust.release import (
 PrivateKeyOption = Annotated[
     Path | None, typer.Option("--key", help="Private key that signs (PEM), such as DIR/publisher.key of `edgefleet trust init`.")
 ]
-PublicKeysOption = Annotated[list[Path], typer.Option("--key", help="Public key that is trusted (PEM); may be given several times.")]
-ThresholdOption = Annotated[int, typer.Option(min=1, max=8, help="How many different keys must have signed.")]
 CaOption = Annotated[Path | None, typer.Option("--ca", help="CA certificates of the registry (PEM), instead of the system's.")]
 
 
@@ -83,6 +82,11 @@ def read_public_keys(paths: Sequence[Path]) -> tuple[PublicKey, ...]:
     return tuple(keys)
 
 
+def model_of(reference: Reference) -> str:
+    """The model's name where none is given: the last part of the repository."""
+    return reference.repository.path.rpartition("/")[2]
+
+
 def require_tag(reference: Reference) -> str:
     """The tag to push under. Raises typer.BadParameter."""
     if reference.tag is None:
@@ -100,10 +104,17 @@ def require_name(name: str, option: str) -> str:
 def fetch_release_verdict(
     client: RegistryClient, repository: Repository, digest: str, *, model: str, publisher: Publisher
 ) -> tuple[VerifiedRelease, Discovery]:
-    """Find a release's bundles and believe them. Raises RegistryError, Rejected."""
+    """Find a release's bundles and believe them, also what they say of its variants. Raises RegistryError, Rejected."""
     found = fetch_bundles(client, repository, digest)
     verdict = verify_release(digest=digest, model=model, bundles=found.bundles, publisher=publisher, problems=found.problems)
+    if verdict.variants:
+        verdict.require_variants(fetch_variants(client, repository, digest))
     return verdict, found
+
+
+def fetch_variants(client: RegistryClient, repository: Repository, digest: str) -> dict[str, str]:
+    """The variants that an index names: name to digest. Raises RegistryError."""
+    return name_variants(parse_index(client.fetch_manifest(repository, digest), f"{repository}@{digest}"))
 
 
 def fetch_golden_verdict(
@@ -120,11 +131,12 @@ def sign_release(
     """Attach this key's signature and attestation unless they are there; whether anything was written. Raises RegistryError."""
     try:
         verdict, _ = fetch_release_verdict(client, repository, digest, model=model, publisher=Publisher((key.public,)))
-        if (verdict.version, verdict.seq) == (version, seq):
+        if (verdict.version, verdict.seq) == (version, seq) and verdict.variants:
             return False
     except Rejected:
         pass
-    facts = ReleaseFacts(model=model, version=version, release_seq=seq, created_at=datetime.now(UTC))
+    variants = fetch_variants(client, repository, digest)
+    facts = ReleaseFacts(model=model, version=version, release_seq=seq, created_at=datetime.now(UTC), variants=variants)
     bundles = [(SIGN_PREDICATE, sign_digest(key, digest)), (RELEASE_PREDICATE, attest_release(key, digest, facts))]
     _attach(client, repository, digest, bundles)
     return True

@@ -7,21 +7,18 @@ import typer
 
 from edgefleet.cli.artifacts import (
     CaOption,
-    PublicKeysOption,
-    ThresholdOption,
     fetch_golden_verdict,
     open_client,
     read_private_key,
-    read_public_keys,
     read_reference,
     require_name,
     require_tag,
     sign_golden,
 )
 from edgefleet.cli.output import EXIT_CODES, Format, FormatOption, print_facts, print_json, print_note
+from edgefleet.cli.verification import Trust, print_signers, show_signers, telling, trusting
 from edgefleet.oci.golden import fetch_golden, parse_golden_lines
 from edgefleet.oci.push import push_golden, tag_manifest
-from edgefleet.trust.publishers import Publisher
 
 app = typer.Typer(help="Push and verify golden sets: labelled examples, an artifact of their own.", epilog=EXIT_CODES, no_args_is_help=True)
 
@@ -64,23 +61,25 @@ def push(
 
 
 @app.command(epilog=EXIT_CODES)
+@trusting(leave=("min_seq", "require_predicate"))
 def verify(
     ref: RefArgument,
     name: Annotated[str, typer.Option(help="The model that the set must be attested for.")],
-    key: PublicKeysOption,
-    threshold: ThresholdOption = 1,
+    trust: Trust,
     ca: CaOption = None,
     output: FormatOption = Format.TABLE,
 ) -> None:
-    """Check that enough trusted keys signed a golden set and attested it for the model, and that each line can be read."""
+    """Check that enough trusted publishers signed a golden set and attested it for the model, and that each line can be read."""
     reference = read_reference(ref)
-    publisher = Publisher(read_public_keys(key), threshold)
+    publisher = trust.find_publisher(name)
     with open_client(ca) as client:
         digest = client.resolve(reference)
-        verdict = fetch_golden_verdict(client, reference.repository, digest, model=name, publisher=publisher)
+        with telling(output, digest=digest, model=name):
+            verdict = fetch_golden_verdict(client, reference.repository, digest, model=name, publisher=publisher)
         lines = fetch_golden(client, reference.repository, digest)
-    found = {"verified": True, "digest": digest, "model": name, "lines": len(lines), "signedBy": list(verdict.signed_by)}
+    facts = {"digest": digest, "model": name, "lines": len(lines)}
     if output is Format.JSON:
-        print_json(found)
+        print_json({"verified": True, **facts, "signedBy": list(verdict.signed_by), "signers": show_signers(verdict.signers)})
     else:
-        print_facts({"digest": digest, "model": name, "lines": len(lines), "signer": verdict.signed_by})
+        print_facts(facts)
+        print_signers(verdict.signers)

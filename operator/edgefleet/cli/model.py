@@ -9,12 +9,10 @@ from edgefleet.api.meta import format_time
 from edgefleet.cli.artifacts import (
     CaOption,
     PrivateKeyOption,
-    PublicKeysOption,
-    ThresholdOption,
     fetch_release_verdict,
+    model_of,
     open_client,
     read_private_key,
-    read_public_keys,
     read_reference,
     require_tag,
     sign_release,
@@ -33,6 +31,7 @@ from edgefleet.cli.output import (
     showing_bytes,
 )
 from edgefleet.cli.recipe import read_recipe
+from edgefleet.cli.verification import Trust, print_signers, show_signers, telling, trusting
 from edgefleet.oci.client import RegistryClient
 from edgefleet.oci.fetch import fetch
 from edgefleet.oci.index import fetch_index, fetch_variant
@@ -40,7 +39,6 @@ from edgefleet.oci.push import push_model, tag_manifest
 from edgefleet.oci.reference import Reference
 from edgefleet.oci.referrers import fetch_bundles
 from edgefleet.trust.errors import Rejected
-from edgefleet.trust.publishers import Publisher
 from edgefleet.trust.release import GOLDEN_PREDICATE, RELEASE_PREDICATE, SIGN_PREDICATE
 from edgefleet.trust.signatures import read_claim
 
@@ -50,7 +48,6 @@ _KNOWN = {SIGN_PREDICATE: "signature", RELEASE_PREDICATE: "release", GOLDEN_PRED
 
 RefArgument = Annotated[str, typer.Argument(metavar="REF", help="registry/repository:tag or registry/repository@sha256:...")]
 NameOption = Annotated[str | None, typer.Option("--name", help="Model name that must be attested; default: last part of the repository.")]
-MinSeqOption = Annotated[int, typer.Option(min=0, help="Refuse releases with a lower sequence.")]
 
 
 @app.command(epilog=EXIT_CODES)
@@ -127,54 +124,29 @@ def push(
 
 
 @app.command(epilog=EXIT_CODES)
-def verify(
-    ref: RefArgument,
-    key: PublicKeysOption,
-    name: NameOption = None,
-    threshold: ThresholdOption = 1,
-    min_seq: MinSeqOption = 0,
-    ca: CaOption = None,
-    output: FormatOption = Format.TABLE,
-) -> None:
-    """Check that enough trusted keys signed a release and attested it for the model, as hub and sites do.
+@trusting()
+def verify(ref: RefArgument, trust: Trust, name: NameOption = None, ca: CaOption = None, output: FormatOption = Format.TABLE) -> None:
+    """Check that enough trusted publishers signed a release and attested it for the model, as hub and sites do.
 
     \b
       edgefleet model verify registry.example/digits:1.0 --key publisher.pub
+      edgefleet model verify registry.example/digits:1.0 --bundle trust/bundle.json --root trust/root.json
     """
     reference = read_reference(ref)
-    model = name or _model_of(reference)
-    publisher = Publisher(read_public_keys(key), threshold, min_seq)
+    model = name or model_of(reference)
+    publisher = trust.find_publisher(model)
     with open_client(ca) as client:
         digest = client.resolve(reference)
-        verdict, _ = fetch_release_verdict(
-            client,
-            reference.repository,
-            digest,
-            model=model,
-            publisher=publisher,
-        )
-    found = {
-        "verified": True,
-        "digest": digest,
-        "model": model,
-        "version": verdict.version,
-        "seq": verdict.seq,
-        "createdAt": format_time(verdict.created_at),
-        "signedBy": list(verdict.signed_by),
-    }
+        with telling(output, digest=digest, model=model):
+            verdict, _ = fetch_release_verdict(client, reference.repository, digest, model=model, publisher=publisher)
+    facts = {"digest": digest, "model": model, "version": verdict.version, "seq": verdict.seq}
+    created = format_time(verdict.created_at)
     if output is Format.JSON:
-        print_json(found)
+        told = {"createdAt": created, "signedBy": list(verdict.signed_by), "signers": show_signers(verdict.signers)}
+        print_json({"verified": True, **facts, **told})
     else:
-        print_facts(
-            {
-                "digest": digest,
-                "model": model,
-                "version": verdict.version,
-                "seq": verdict.seq,
-                "created": format_time(verdict.created_at),
-                "signer": verdict.signed_by,
-            }
-        )
+        print_facts({**facts, "created": created})
+        print_signers(verdict.signers)
 
 
 @app.command(epilog=EXIT_CODES)
@@ -216,24 +188,25 @@ def inspect(ref: RefArgument, ca: CaOption = None, output: FormatOption = Format
         folding=("NAME", "FEATURES"),
     )
     print_table(
-        ("CLAIM", "NAMES KEY", "SAYS"),
-        [(_KNOWN.get(claim["predicateType"], claim["predicateType"]), short(claim["namesKey"]), _brief(claim)) for claim in claims],
-        title="attached (claims; `model verify` verifies them)" if claims else "nothing is attached: hubs and sites will refuse it",
-        folding=("CLAIM", "SAYS"),
+        ("CLAIM", "NAMES", "SAYS"),
+        [(_KNOWN.get(claim["predicateType"], claim["predicateType"]), _named(claim), _brief(claim)) for claim in claims],
+        title="attached (claims, not verified: `model verify` does that)"
+        if claims
+        else "nothing is attached: hubs and sites will refuse it",
+        folding=("CLAIM", "NAMES", "SAYS"),
     )
     for problem in problems:
         print_note(f"not used: {problem}")
 
 
 @app.command(epilog=EXIT_CODES)
+@trusting()
 def pull(
     ref: RefArgument,
     variant: Annotated[str, typer.Option(help="Which variant.")],
     to: Annotated[Path, typer.Option(help="Folder for the files; made if it is not there.")],
-    key: PublicKeysOption,
+    trust: Trust,
     name: NameOption = None,
-    threshold: ThresholdOption = 1,
-    min_seq: MinSeqOption = 0,
     ca: CaOption = None,
 ) -> None:
     """Verify a release, then fetch the files of one variant. A broken pull goes on where it stopped.
@@ -243,8 +216,8 @@ def pull(
     """
     reference = read_reference(ref)
     repository = reference.repository
-    model = name or _model_of(reference)
-    publisher = Publisher(read_public_keys(key), threshold, min_seq)
+    model = name or model_of(reference)
+    publisher = trust.find_publisher(model)
     with open_client(ca) as client:
         digest = client.resolve(reference)
         fetch_release_verdict(client, repository, digest, model=model, publisher=publisher)
@@ -259,10 +232,6 @@ def pull(
             print_note(f"{target} ({layer.blob.size:,} bytes)")
 
 
-def _model_of(reference: Reference) -> str:
-    return reference.repository.path.rpartition("/")[2]
-
-
 def _read_claims(client: RegistryClient, reference: Reference, digest: str) -> tuple[list[dict[str, Any]], list[str]]:
     found = fetch_bundles(client, reference.repository, digest)
     claims, problems = [], list(found.problems)
@@ -275,13 +244,17 @@ def _read_claims(client: RegistryClient, reference: Reference, digest: str) -> t
         claims.append(
             {
                 "predicateType": claim.statement.predicate_type,
-                "namesKey": claim.names,
+                **({"namesSubject": claim.names, "namesIssuer": claim.issuer} if claim.issuer else {"namesKey": claim.names}),
                 "aboutThis": digest in claim.statement.digests,
                 "predicate": dict(claim.statement.predicate),
                 "source": candidate.source,
             }
         )
     return claims, problems
+
+
+def _named(claim: dict[str, Any]) -> str:
+    return short(claim["namesKey"]) if "namesKey" in claim else f"{claim['namesSubject']} of {claim['namesIssuer']}"
 
 
 def _brief(claim: dict[str, Any]) -> str:

@@ -3,7 +3,7 @@
 Both verify as hub and site do, before anything is copied; the agent verifies once more when an order asks for the release.
 """
 
-from datetime import UTC, datetime
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -11,40 +11,36 @@ import typer
 
 from edgefleet.cli.artifacts import (
     CaOption,
-    ThresholdOption,
     fetch_golden_verdict,
     fetch_release_verdict,
-    naming,
+    model_of,
     open_client,
-    read_public_keys,
     read_reference,
 )
 from edgefleet.cli.output import CommandFailed, Format, FormatOption, print_facts, print_json, print_note, showing_bytes
+from edgefleet.cli.verification import Trust, print_signers, show_signers, telling, trusting
 from edgefleet.oci import media
 from edgefleet.oci.client import RegistryClient
 from edgefleet.oci.errors import ContentError, MalformedManifest
 from edgefleet.oci.fetch import Blob, fetch
-from edgefleet.oci.index import parse_index
+from edgefleet.oci.index import name_variants, parse_index
 from edgefleet.oci.layout import Layout, copy_blob
 from edgefleet.oci.manifest import Descriptor, parse_descriptor, parse_descriptors, parse_document
 from edgefleet.oci.reference import Repository
 from edgefleet.oci.referrers import MAX_BUNDLE_BYTES, MAX_REFERRERS, list_referrers
-from edgefleet.trust.bundle import open_bundle
-from edgefleet.trust.publishers import Publisher
 from edgefleet.trust.release import verify_golden, verify_release
 
 NameOption = Annotated[str | None, typer.Option("--name", help="Model name that must be attested; default: last part of the repository.")]
-KeysOption = Annotated[list[Path], typer.Option("--key", help="Public key that is trusted (PEM); may be given several times.")]
 
 
+@trusting()
 def export_release(
     ref: Annotated[str, typer.Argument(metavar="REF", help="registry/repository:tag or registry/repository@sha256:...")],
     to: Annotated[Path, typer.Option("--to", help="Folder for the layout; made if it is not there.", file_okay=False)],
-    key: KeysOption,
+    trust: Trust,
     variant: Annotated[list[str] | None, typer.Option(help="Only this variant; may be given several times. [default: all]")] = None,
     golden: Annotated[str | None, typer.Option(metavar="REF", help="Take this golden set along.")] = None,
     name: NameOption = None,
-    threshold: ThresholdOption = 1,
     ca: CaOption = None,
     output: FormatOption = Format.TABLE,
 ) -> None:
@@ -57,8 +53,8 @@ def export_release(
     reference = read_reference(ref)
     exam = read_reference(golden) if golden else None
     repository, layout = reference.repository, Layout(to)
-    model = name or repository.path.rpartition("/")[2]
-    publisher = Publisher(read_public_keys(key), threshold)
+    model = name or model_of(reference)
+    publisher = trust.find_publisher(model)
     with open_client(ca) as client:
         digest = client.resolve(reference)
         verdict, _ = fetch_release_verdict(client, repository, digest, model=model, publisher=publisher)
@@ -85,71 +81,62 @@ def export_release(
     layout.finish(entries)
     found = {"digest": digest, "model": model, "version": verdict.version, "variants": chosen, "golden": golden_digest if exam else None}
     if output is Format.JSON:
-        print_json(found)
+        print_json({**found, "signers": show_signers(verdict.signers)})
     else:
-        print_facts({key_: value for key_, value in {**found, "to": to}.items() if value is not None})
+        print_facts({label: value for label, value in {**found, "to": to}.items() if value is not None})
+        print_signers(verdict.signers)
 
 
+@trusting()
 def import_release(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="What `edgefleet model export` wrote.", exists=True, file_okay=False)],
     state: Annotated[Path, typer.Option(help="The agent's state folder; the agent may be running.", exists=True, file_okay=False)],
-    key: Annotated[list[Path] | None, typer.Option("--key", help="Public key that is trusted (PEM), instead of the site's bundle.")] = None,
-    threshold: ThresholdOption = 1,
-    trusted_root: Annotated[
-        Path | None, typer.Option(help="root.json that the site pinned: believe whom the site's own trust bundle names.")
-    ] = None,
+    trust: Trust,
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Take a carried release to this site: the next order for it needs no registry. Again is harmless; a broken import goes on.
 
-    Name --trusted-root to believe the publishers of the site's own trust bundle, or --key. Run it as the user of the agent, which takes
-    the release to its store when an order asks for it, and verifies it once more.
+    With --root alone (root.json that the site pinned), the publishers of the site's own trust bundle are believed. Run it as the user of
+    the agent, which takes the release to its store when an order asks for it, and verifies it once more.
     """
     from edgefleet.site.inbox import Inbox, inbox_folder
 
-    if bool(key) == bool(trusted_root):
-        raise typer.BadParameter("name exactly one of --trusted-root and --key", param_hint="--trusted-root")
+    if trust.root is not None and trust.bundle is None:
+        trust = replace(trust, bundle=state / "bundle.json")
     source = Layout(folder)
     entry = source.find(media.INDEX, media.MODEL)
     if entry is None:
         raise MalformedManifest(f"{folder}: no release of edgefleet is in it")
     model = entry.annotations.get(media.LAYOUT_MODEL, "")
-    publisher = Publisher(read_public_keys(key), threshold) if key else _publisher(state, trusted_root, model)
+    publisher = trust.find_publisher(model)
     index = source.read(entry.digest)
-    verdict = verify_release(digest=entry.digest, model=model, bundles=source.bundles(entry.digest), publisher=publisher)
+    listed = parse_index(index, str(folder))
     exam = source.find(media.MANIFEST, media.GOLDEN)
-    if exam is not None:
-        verify_golden(digest=exam.digest, model=model, bundles=source.bundles(exam.digest), publisher=publisher)
+    with telling(output, digest=entry.digest, model=model):
+        verdict = verify_release(digest=entry.digest, model=model, bundles=source.bundles(entry.digest), publisher=publisher)
+        verdict.require_variants(name_variants(listed))
+        if exam is not None:
+            verify_golden(digest=exam.digest, model=model, bundles=source.bundles(exam.digest), publisher=publisher)
     target = Inbox(inbox_folder(state)).place(entry.digest)
     target.prepare()
-    variants = [one for one in parse_index(index, str(folder)) if source.path(one.digest).is_file()]
+    variants = [one for one in listed if source.path(one.digest).is_file()]
     if not variants:
         raise CommandFailed("NoVariant", f"{folder}: the manifest of no variant is there: export it again")
     for one in variants:
         _import_manifest(source, one.digest, target)
-    for listed in source.entries():
-        if listed.media_type == media.INDEX:
-            target.write(source.read(listed.digest))
+    for part in source.entries():
+        if part.media_type == media.INDEX:
+            target.write(source.read(part.digest))
         else:
-            _import_manifest(source, listed.digest, target)
+            _import_manifest(source, part.digest, target)
     target.finish(source.entries())
     names = [one.annotations[media.VARIANT_PREFIX + "name"] for one in variants]
     found = {"digest": entry.digest, "model": model, "version": verdict.version, "seq": verdict.seq, "variants": names}
     if output is Format.JSON:
-        print_json(found)
+        print_json({**found, "signers": show_signers(verdict.signers)})
     else:
         print_facts(found)
-
-
-def _publisher(state: Path, trusted_root: Path | None, model: str) -> Publisher:
-    file = state / "bundle.json"
-    if trusted_root is None or not file.is_file():
-        raise CommandFailed("TrustMissing", f"{file} is not there: this site has no trust bundle yet; name the publisher with --key")
-    with naming(file):
-        bundle = open_bundle(file.read_bytes(), pinned_root=trusted_root.read_bytes(), floor_version=0, now=datetime.now(UTC))
-    if model not in bundle.publishers:
-        raise CommandFailed("TrustNotAtSite", f"the site's trust bundle {bundle.version} names no publisher of model {model[:60]!r}")
-    return bundle.publishers[model]
+        print_signers(verdict.signers)
 
 
 def _blobs(manifest: bytes, what: str) -> list[tuple[str, Blob]]:

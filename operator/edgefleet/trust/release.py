@@ -148,6 +148,12 @@ def verify_release(
         return VerifiedRelease(version, seq, min(votes[seq, version].values()), signers, tuple(variants.get((seq, version), ())))
 
 
+def verify_signature(*, digest: str, bundles: Sequence[bytes], publisher: Publisher, problems: Sequence[str] = ()) -> tuple[SignedBy, ...]:
+    """Who of `publisher` signed an artifact, whatever it is. Takes what verify_release does; raises what that says of signatures."""
+    with rejecting("SignatureInvalid", f"artifact {digest}"):
+        return _require_signatures(_gather(digest, bundles, publisher, problems))
+
+
 def verify_golden(
     *, digest: str, model: str, bundles: Sequence[bytes], publisher: Publisher, problems: Sequence[str] = ()
 ) -> VerifiedGolden:
