@@ -35,7 +35,8 @@ class AssignmentFacts:
     """One fleet's assignment at one site, spec and status, as the hub's API server holds it now.
 
     `status_sequence` says which assignment the status speaks of: it counts only if it equals `sequence` (I6). `quarantine` is the reason
-    why `run` took this one site back alone; empty if it did not. `terms` is what upkeep.terms_of said of the site when it was written.
+    why `run` took this one site back alone; empty if it did not. `terms` is what upkeep.terms_of said of the site when it was written,
+    `signer` the id of the hub key that its envelope says.
     """
 
     sequence: int
@@ -47,6 +48,7 @@ class AssignmentFacts:
     variant: str = ""
     quarantine: str = ""
     terms: str = ""
+    signer: str = ""
     status_sequence: int = 0
     state: SiteState = "Progressing"
     fault: Fault | None = None
@@ -147,6 +149,7 @@ class FleetFacts:
     `deleted_at` is metadata.deletionTimestamp: withdrawals are waited for from then on, for unreachable.skipAfter and no longer.
     `unreadable` says of each run that cannot be read, or whose plan is lost, what is wrong and what to do; `runs` lacks these.
     `health` is what the sites that matter for the active run said of live traffic, by site, if that run judges it.
+    `hub_key` is the id of the key that signs orders now; empty where nobody is about to sign.
     """
 
     key: FleetKey
@@ -162,3 +165,4 @@ class FleetFacts:
     generation: int = 1
     unreadable: tuple[str, ...] = field(default=())
     health: Mapping[str, tuple[Stream, ...]] = field(default_factory=dict)
+    hub_key: str = ""

@@ -40,7 +40,8 @@ class Upkeep:
 def plan_upkeep(fleet: FleetFacts, memory: Memory, now: datetime, *, ordered: Collection[str] = ()) -> Upkeep:
     """For all sites of the fleet but those `ordered` by the active run in the same decision.
 
-    An order is renewed, under its sequence, at its half-life, and at once when what it says of the site is not true any more.
+    An order is renewed, under its sequence, at its half-life, and at once when what it says of the site is not true any more, or when the
+    hub signs with another key than it was signed with.
     While a run is active, only sites that still have what was taken back or revoked are sent to stable; a site that joins waits for
     the run's end. While the fleet is suspended the same holds.
     """
@@ -57,7 +58,8 @@ def plan_upkeep(fleet: FleetFacts, memory: Memory, now: datetime, *, ordered: Co
         if order is None and site.assignment is not None and not site.deleting and not _is_over(site.assignment):
             due = site.assignment.expires_at - HALF_LIFE
             renewals.append(due)
-            if (due <= now or site.assignment.terms != terms_of(site.spec)) and site.name not in ordered:
+            outdated = site.assignment.terms != terms_of(site.spec) or _is_signed_by_another(site.assignment, fleet.hub_key)
+            if (due <= now or outdated) and site.name not in ordered:
                 order = RenewSite(site.name)
         if order is not None:
             actions.append(order)
@@ -127,6 +129,10 @@ def _raise_sequence(site: SiteFacts, memory: Memory) -> Action | None:
         return WithdrawSite(site.name, held.run, held.quarantine)
     revision = next((run.revision for run in memory.runs.values() if run.revision.hash == held.revision), None)
     return AssignSite(site.name, revision, held.variant, held.run, held.quarantine) if revision else None
+
+
+def _is_signed_by_another(assignment: AssignmentFacts, hub_key: str) -> bool:
+    return bool(hub_key and assignment.signer and assignment.signer != hub_key)
 
 
 def _is_over(assignment: AssignmentFacts) -> bool:

@@ -39,6 +39,7 @@ from edgefleet.hub.records import AssignmentRecord, SiteRecord
 from edgefleet.kube.client import Api
 from edgefleet.kube.errors import NotFound
 from edgefleet.kube.resources import EDGE_FLEETS, EDGE_MODELS, MODEL_ROLLOUTS, ROLLOUT_POLICIES
+from edgefleet.trust.orders import read_signer
 
 CLOCK_AHEAD = timedelta(days=1)
 """How far a site's clock may be ahead before its times count as unknown."""
@@ -47,11 +48,12 @@ CLOCK_AHEAD = timedelta(days=1)
 class Gatherer:
     """`fleets` are all EdgeFleets as last seen: their claims on sites matter to each other."""
 
-    def __init__(self, api: Api, inventory: Inventory, evidence: Evidence, fleets: dict[FleetKey, EdgeFleet]) -> None:
+    def __init__(self, api: Api, inventory: Inventory, evidence: Evidence, fleets: dict[FleetKey, EdgeFleet], *, hub_key: str = "") -> None:
         self._api = api
         self._inventory = inventory
         self._evidence = evidence
         self._fleets = fleets
+        self._hub_key = hub_key
         self._plans: dict[FleetKey, dict[str, tuple[PlannedSite, ...]]] = {}
 
     async def gather(self, key: FleetKey) -> tuple[EdgeFleet, FleetFacts] | None:
@@ -79,6 +81,7 @@ class Gatherer:
             deleted_at=fleet.metadata.deletion_timestamp,
             generation=fleet.metadata.generation,
             unreadable=unreadable,
+            hub_key=self._hub_key,
         )
         return fleet, replace(facts, health=await self._health(facts))
 
@@ -222,6 +225,7 @@ def assignment_facts(record: AssignmentRecord) -> AssignmentFacts:
         variant=spec.variant,
         quarantine=record.metadata.labels.get(QUARANTINE_LABEL, ""),
         terms=record.metadata.annotations.get(TERMS_ANNOTATION, ""),
+        signer=read_signer(spec.envelope),
         status_sequence=status.sequence,
         state=status.state,
         fault=status.fault,

@@ -75,7 +75,7 @@ class Hub:
         )
         writer = AssignmentWriter(api, self.inventory, key)
         self.evidence = Evidence(api, self.inventory)
-        gatherer = Gatherer(api, self.inventory, self.evidence, self._known)
+        gatherer = Gatherer(api, self.inventory, self.evidence, self._known, hub_key=key.public.id)
         self.fleets = Fleets(api, gatherer, writer, Runs(api, self.events), self.evidence, self.events, settings)
         self.model_queue: PassQueue[tuple[str, str]] = PassQueue("EdgeModel", self.models.reconcile, concurrency=CONCURRENCY)
         self.site_queue: PassQueue[str] = PassQueue("EdgeSite", self.sites.reconcile, concurrency=16)

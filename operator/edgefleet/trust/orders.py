@@ -4,6 +4,8 @@ The envelope is DSSE JSON in base64: one text that passes through any CRD versio
 newer than the last one and not expired is decided in core.site; here only whether a trusted hub key signed these very bytes.
 """
 
+import base64
+import re
 from collections.abc import Sequence
 
 from edgefleet.api.assignment import ORDER_FORMAT, ORDER_PAYLOAD_TYPE, Order
@@ -12,6 +14,8 @@ from edgefleet.trust.errors import Rejected, rejecting
 from edgefleet.trust.keys import PrivateKey, PublicKey
 
 MAX_ENVELOPE_CHARACTERS = 65_536
+TAIL_CHARACTERS = 400
+_SIGNER = re.compile(rb'\[\{"keyid":"(sha256:[0-9a-f]{64})","sig":"[^"]*"\}\]\}\Z')
 
 
 def sign_order(order: Order, hub_key: PrivateKey) -> str:
@@ -31,6 +35,16 @@ def sign_order(order: Order, hub_key: PrivateKey) -> str:
             f"more than the {MAX_ENVELOPE_CHARACTERS} that spec.envelope holds"
         )
     return text
+
+
+def read_signer(envelope: str) -> str:
+    """Whose signature an envelope of sign_order bears, by its own word: a key id, or nothing where it says none. Believes nothing."""
+    # The signature ends the canonical text, so that no payload need be decoded for it.
+    try:
+        found = _SIGNER.search(base64.b64decode(envelope[-TAIL_CHARACTERS:]))
+    except ValueError:
+        return ""
+    return found[1].decode() if found else ""
 
 
 def open_order(envelope: str, hub_keys: Sequence[PublicKey]) -> Order:

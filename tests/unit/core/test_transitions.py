@@ -602,6 +602,18 @@ def test_renewal_at_once_when_the_order_says_what_is_not_true_of_its_site_any_mo
     assert (terms_of(plain.spec), len(terms_of(new.spec))) == ("", 16)
 
 
+def test_renewal_at_once_by_a_hub_that_has_another_key_now() -> None:
+    def signed(name: str, key: str) -> SiteFacts:
+        one = on_a(name)
+        assert one.assignment is not None
+        return replace(one, assignment=replace(one.assignment, signer=key))
+
+    sites = [signed("s1", "sha256:old"), signed("s2", "sha256:new"), signed("s3", "")]
+    facts = fleet(A, runs=[STABLE], sites=sites)
+    assert decide(replace(facts, hub_key="sha256:new")).actions == (RenewSite("s1"),)
+    assert decide(facts).actions == (), "whoever signs nothing compares nothing"
+
+
 def test_a_site_that_is_ordered_anyway_needs_no_renewal() -> None:
     site_due = expiring(on_a("s1"), HALF_LIFE)
     rolling = run(2, B, plan=[("s1", 0)], phase="Planned")

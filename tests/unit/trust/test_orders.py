@@ -14,7 +14,7 @@ from edgefleet.api.model import RepositoryRuntime, Serving, Variant
 from edgefleet.trust.documents import format_canonical
 from edgefleet.trust.errors import Rejected
 from edgefleet.trust.keys import PrivateKey
-from edgefleet.trust.orders import open_order, sign_order
+from edgefleet.trust.orders import open_order, read_signer, sign_order
 
 HUB, OLD_HUB, STRANGER = PrivateKey.generate(), PrivateKey.generate(), PrivateKey.generate()
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -119,6 +119,13 @@ def test_a_retired_hub_key_is_not_believed() -> None:
     assert reason_of(ENVELOPE, OLD_HUB) == "OrderSignatureInvalid"
     with pytest.raises(Rejected):
         open_order(ENVELOPE, [])
+
+
+def test_whose_signature_it_says_it_bears() -> None:
+    assert read_signer(ENVELOPE) == HUB.public.id
+    for other in ("", "x", ENVELOPE[:-4], ENVELOPE[:80], "\u00e4" * 400, ENVELOPE + ENVELOPE):
+        assert read_signer(other) in ("", HUB.public.id)
+    assert read_signer(ENVELOPE[:-4]) == ""
 
 
 def test_what_does_not_fit_the_field_is_not_signed() -> None:
