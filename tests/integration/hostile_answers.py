@@ -150,6 +150,7 @@ SPOILS: dict[str, tuple[str, str, Spoil]] = {
     "status 999": ("lists", "RegistryUnreachable", _fault(Fault(raw=lambda: iter([b"HTTP/1.1 999 Odd\r\nContent-Length: 0\r\n\r\n"])))),
     "list of 10^5 entries": ("lists", "", _fault(Fault(body=b'{"schemaVersion":2,"manifests":[' + b"{}," * 100_000 + b"{}]}"))),
     "as many objects as fit": ("lists", "", _fault(Fault(body=b"[" + b'{"":0},' * 599_000 + b"0]"))),
+    "token nested 10^4 deep": ("logins", "AuthenticationFailed", _fault(Fault(status=200, body=b"[" * 10_000))),
     "nested 10^4 deep": ("lists", "", _fault(Fault(body=b"[" * 10_000))),
 }
 """By name: which of PARTS it spoils when it is tried alone, the reason that the site gives (none: it gets round it), and what it does."""

@@ -178,7 +178,7 @@ def test_a_lying_size_is_refused_before_much_is_read(
     registry: Registry, client: RegistryClient, repository: Repository, blob: Blob, tmp_path: Path
 ) -> None:
     for size in (blob.size - 1, blob.size + 1):
-        with pytest.raises(SizeMismatch):
+        with pytest.raises(SizeMismatch, match="announces"):
             fetch(client, repository, Blob(blob.digest, size), tmp_path / "model")
         assert not list(tmp_path.iterdir())
 
