@@ -48,11 +48,19 @@ class FrozenRevision(Schema):
     slo: Slo = Slo()
 
 
+class StopServing(Schema):
+    """A release that a site must not serve any more from this moment on."""
+
+    digest: Digest
+    by: datetime
+
+
 class Order(Schema):
     """The signed payload. `fleet` is `<namespace>/<name>`; `sequence` only grows per (site, fleet).
 
     `registries` and `proxy` are absent where the site has none: older agents know neither, and go straight to the registry. `soak` is how
-    long the run wants this site to have served it at least; absent where no run does.
+    long the run wants this site to have served it at least; absent where no run does. `stop_serving` holds for what serves, whatever the
+    order asks for, also when the order has ended; absent where nothing of the model is revoked with a time.
     """
 
     format_version: Literal[1] = 1
@@ -68,6 +76,7 @@ class Order(Schema):
     storage: Storage = Storage()
     registries: Registries | None = None
     proxy: Proxy | None = None
+    stop_serving: Annotated[tuple[StopServing, ...], Field(max_length=64)] | None = None
     issued_at: datetime
     expires_at: datetime
 

@@ -293,10 +293,15 @@ class Slo(Schema):
 
 
 class RevokedRelease(Schema):
-    """A release that must not run any more."""
+    """A release that must not run any more: sites go to the newest good release that was promoted, at once.
+
+    A site that cannot (there is none, or it is held or cut off) goes on serving it until `stopServingAfter` has passed since the hub saw
+    the revocation (`status.revoked` says when that is), and then serves nothing; without it, for as long as that takes.
+    """
 
     digest: Digest
     reason: Message = ""
+    stop_serving_after: Duration | None = None
 
 
 class EdgeModelSpec(Schema):
@@ -381,12 +386,24 @@ class Revision(Schema):
         return self.hash[:8]
 
 
+class RevokedSince(Schema):
+    """Since when a release is revoked, as the hub saw it, and when sites stop serving it by themselves, if they ever do."""
+
+    digest: Digest
+    since: Timestamp
+    stop_serving_by: Timestamp | None = None
+
+
 class EdgeModelStatus(Schema):
     """What the hub found."""
 
     observed_generation: int = 0
     release: Release | None = None
     revision: RevisionHash | None = None
+    revoked: Annotated[
+        tuple[RevokedSince, ...],
+        Field(max_length=64, json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["digest"]}),
+    ] = ()
     conditions: Conditions = ()
 
 

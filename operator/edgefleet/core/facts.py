@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from edgefleet.api.assignment import Fault, OrderAction, SiteState
+from edgefleet.api.assignment import Fault, OrderAction, SiteState, StopServing
 from edgefleet.api.fleet import EdgeFleetSpec
 from edgefleet.api.model import Revision
 from edgefleet.api.policy import RolloutPolicySpec
@@ -132,7 +132,11 @@ class RunFacts:
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """The fleet's model. `target` is None until a release was verified once. `author` is who named it, empty if that is not known."""
+    """The fleet's model. `target` is None until a release was verified once. `author` is who named it, empty if that is not known.
+
+    `revoked` are digests, `stops` those of them that sites stop serving by themselves, and when. `disowned` says why those who signed the
+    release of `target` are not believed any more; empty while they are.
+    """
 
     target: Revision | None
     verified: bool
@@ -140,6 +144,8 @@ class ModelFacts:
     message: str = ""
     revoked: frozenset[str] = frozenset()
     author: str = ""
+    stops: tuple[StopServing, ...] = ()
+    disowned: str = ""
 
 
 @dataclass(frozen=True, slots=True)

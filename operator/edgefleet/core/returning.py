@@ -16,7 +16,7 @@ from datetime import datetime
 from edgefleet.api.rollout import Outcome
 from edgefleet.core.actions import AssignSite, WithdrawSite
 from edgefleet.core.eligibility import decide_eligibility
-from edgefleet.core.facts import FleetFacts, RunFacts, SiteFacts
+from edgefleet.core.facts import FleetFacts, ModelFacts, RunFacts, SiteFacts
 from edgefleet.core.judge import Fail
 from edgefleet.core.memory import Memory, count_names
 from edgefleet.core.progress import SiteProgress, Stand
@@ -24,6 +24,7 @@ from edgefleet.core.waves import list_waves
 
 ABORTED = "AbortedByUser"
 MAX_FAILED = "MaxFailedExceeded"
+DISOWNED = "TrustWithdrawn"
 NO_SAFE_TARGET = "NoSafeTarget"
 NO_SAFE_TARGET_MESSAGE = (
     "every revision that was promoted is revoked or was taken back, so there is nothing to go back to; sites keep what they have."
@@ -50,7 +51,9 @@ class WayBack:
     stranded: bool
 
 
-def find_cause(run: RunFacts, progress: Sequence[SiteProgress], memory: Memory, fail: Fail | None) -> Cause | None:
+def find_cause(
+    run: RunFacts, progress: Sequence[SiteProgress], memory: Memory, fail: Fail | None, model: ModelFacts | None = None
+) -> Cause | None:
     """Why all exposed sites must go back, if they must."""
     status = run.status
     if run.control.aborted:
@@ -60,6 +63,8 @@ def find_cause(run: RunFacts, progress: Sequence[SiteProgress], memory: Memory, 
     if run.revision.hash in memory.revoked:
         message = f"release {run.revision.version} ({run.revision.digest}) is in spec.revoked of EdgeModel {run.revision.model}"
         return Cause("RolledBack", "Revoked", message)
+    if model is not None and model.disowned and model.target is not None and model.target.digest == run.revision.digest:
+        return Cause("RolledBack", DISOWNED, f"release {run.revision.version} ({run.revision.digest}): {model.disowned}")
     if fail is not None and run.policy.on_failure == "RollbackAll":
         return Cause("RolledBack", fail.reason, fail.message)
     if run.policy.on_failure in ("RollbackAll", "Pause") and (back := _taken_back(progress)):

@@ -71,7 +71,7 @@ class _Pass:
     def decide(self) -> RolloutDecision:
         memory = recall(self.fleet)
         fail = judge_hard_checks(self.progress, self.run.policy.max_failed, first_wave=self._first_wave()) or self.live.fail
-        cause = find_cause(self.run, self.progress, memory, fail)
+        cause = find_cause(self.run, self.progress, memory, fail, self.fleet.model)
         if cause is None:
             failing = find_failing(self.run, self.progress, fail)
             step = self._stand(failing, fail) if failing is not None else self._go_forward()

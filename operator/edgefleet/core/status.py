@@ -10,8 +10,9 @@ from datetime import datetime
 
 from edgefleet.api.conditions import Condition, find_condition, merge_conditions
 from edgefleet.api.fleet import EdgeFleetStatus, SiteCounts
-from edgefleet.api.meta import format_time
-from edgefleet.api.model import EdgeModelStatus, Release
+from edgefleet.api.meta import format_time, parse_time
+from edgefleet.api.model import EdgeModelStatus, Release, RevokedRelease, RevokedSince
+from edgefleet.api.quantities import parse_duration
 from edgefleet.api.report import SiteReport
 from edgefleet.api.site import EdgeSiteSpec, EdgeSiteStatus, Identity
 from edgefleet.core.attestation import find_end, find_standing
@@ -21,6 +22,7 @@ from edgefleet.core.memory import bars, count_names, taken_back_by
 from edgefleet.core.progress import clean_reason, fault_of, is_confirmed
 from edgefleet.core.reach import is_reachable, unreachable_at
 from edgefleet.core.record import condition
+from edgefleet.core.returning import DISOWNED
 from edgefleet.core.starting import SUSPENDED
 
 
@@ -34,10 +36,13 @@ def summarise_model(
     message: str,
     passing: bool,
     now: datetime,
+    revoked: Sequence[RevokedRelease] = (),
+    disowned: str = "",
 ) -> EdgeModelStatus:
     """`release` is None if none was verified in this pass; then `reason` says why, and the last verified one is kept.
 
     `passing`: the registry could not be asked, so nothing was refused. For the same generation SourceVerified then stays as it is.
+    `disowned`: why the one that is kept would not be accepted now. That stands until a release is verified.
     """
     reason = clean_reason(reason, "FetchFailed" if passing else "Refused")
     found: list[Condition]
@@ -58,12 +63,24 @@ def summarise_model(
             condition("SourceVerified", "False", reason, message),
             condition("Stalled", "True", reason, message),
         ]
+    before = find_condition(old.conditions, DISOWNED)
+    if disowned:
+        found.append(condition(DISOWNED, "True", DISOWNED, disowned))
+    elif before is not None and passing:
+        found.append(before)
     return EdgeModelStatus(
         observed_generation=generation,
         release=_same_release(old.release, release) or old.release,
         revision=revision or old.revision,
+        revoked=tuple(_revoke(one, old.revoked, now) for one in revoked),
         conditions=merge_conditions(old.conditions, tuple(found), now=format_time(now), generation=generation),
     )
+
+
+def _revoke(one: RevokedRelease, known: Sequence[RevokedSince], now: datetime) -> RevokedSince:
+    since = next((parse_time(before.since) for before in known if before.digest == one.digest), now)
+    by = since + parse_duration(one.stop_serving_after) if one.stop_serving_after else None
+    return RevokedSince(digest=one.digest, since=format_time(since), stop_serving_by=format_time(by) if by else None)
 
 
 def summarise_site(

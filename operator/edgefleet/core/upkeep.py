@@ -6,10 +6,11 @@ it (onDelete: Withdraw) withdraws a model that nobody took back.
 
 import hashlib
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from edgefleet.api.assignment import StopServing
 from edgefleet.api.policy import STANDARD_POLICY
 from edgefleet.api.quantities import parse_duration
 from edgefleet.api.site import EdgeSiteSpec, Storage
@@ -58,7 +59,7 @@ def plan_upkeep(fleet: FleetFacts, memory: Memory, now: datetime, *, ordered: Co
         if order is None and site.assignment is not None and not site.deleting and not _is_over(site.assignment):
             due = site.assignment.expires_at - HALF_LIFE
             renewals.append(due)
-            outdated = site.assignment.terms != terms_of(site.spec) or _is_signed_by_another(site.assignment, fleet.hub_key)
+            outdated = not _says_what_holds(site, fleet) or _is_signed_by_another(site.assignment, fleet.hub_key)
             if (due <= now or outdated) and site.name not in ordered:
                 order = RenewSite(site.name)
         if order is not None:
@@ -66,12 +67,17 @@ def plan_upkeep(fleet: FleetFacts, memory: Memory, now: datetime, *, ordered: Co
     return Upkeep(tuple(actions), earliest(*renewals, after=now))
 
 
-def terms_of(spec: EdgeSiteSpec) -> str:
-    """A short name of what each order tells a site of its EdgeSite; empty where that is the default."""
+def _says_what_holds(site: SiteFacts, fleet: FleetFacts) -> bool:
+    # A model that is gone says nothing of what was revoked: that is no reason to take it out of any order.
+    return fleet.model is None or site.assignment is None or site.assignment.terms == terms_of(site.spec, fleet.model.stops)
+
+
+def terms_of(spec: EdgeSiteSpec, stops: Sequence[StopServing] = ()) -> str:
+    """A short name of what each order tells a site of its EdgeSite and of revocations; empty where that is the default."""
     terms = (spec.storage, tuple(spec.registries), spec.proxy)
-    if terms == _DEFAULT_TERMS:
+    if terms == _DEFAULT_TERMS and not stops:
         return ""
-    parts = (spec.storage, *spec.registries, *((spec.proxy,) if spec.proxy else ()))
+    parts = (spec.storage, *spec.registries, *((spec.proxy,) if spec.proxy else ()), *stops)
     said = json.dumps([part.to_json_dict() for part in parts], sort_keys=True)
     return hashlib.sha256(said.encode()).hexdigest()[:16]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from edgefleet.api.assignment import FrozenRevision, Order, assignment_name
+from edgefleet.api.assignment import FrozenRevision, Order, StopServing, assignment_name
 from edgefleet.api.meta import FLEET_LABEL, QUARANTINE_LABEL, RUN_LABEL, SITE_LABEL, TERMS_ANNOTATION, format_time, site_namespace
 from edgefleet.api.model import Revision
 from edgefleet.api.policy import Analysis, HardChecks
@@ -28,7 +28,7 @@ from edgefleet.trust.orders import sign_order
 class Task:
     """What one site shall do: run a revision's variant, or, with `revision` None, withdraw the model.
 
-    `sequence` is set only to renew or adopt what the site has already; otherwise the next one is taken.
+    `sequence` is set only to renew or adopt what the site has already; otherwise the next one is taken. `stops` is what it must not serve.
     """
 
     site: str
@@ -40,6 +40,7 @@ class Task:
     sequence: int | None = None
     quarantine: str = ""
     soak: str | None = None
+    stops: tuple[StopServing, ...] = ()
 
 
 class AssignmentWriter:
@@ -65,7 +66,7 @@ class AssignmentWriter:
             RUN_LABEL: task.run or None,
             QUARANTINE_LABEL: task.quarantine or None,
         }
-        annotations = {TERMS_ANNOTATION: terms_of(self._site(task.site).spec) or None}
+        annotations = {TERMS_ANNOTATION: terms_of(self._site(task.site).spec, task.stops) or None}
         metadata: dict[str, Any] = {"name": name, "namespace": namespace, "labels": labels, "annotations": annotations}
         revision = order.revision
         spec: dict[str, Any] = {
@@ -107,6 +108,7 @@ class AssignmentWriter:
             storage=record.spec.storage,
             registries=record.spec.registries or None,
             proxy=record.spec.proxy,
+            stop_serving=task.stops or None,
             issued_at=now,
             expires_at=now + ORDER_LIFETIME,
         )

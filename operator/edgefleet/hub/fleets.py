@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from edgefleet.api.fleet import EdgeFleet, EdgeFleetStatus
@@ -198,7 +198,8 @@ class Fleets:
         """Write one site's assignment; if that fails, say so and return when to try again. Raises Throttled, Unavailable."""
         async with self._writers:
             try:
-                await self._writer.apply(facts.key, facts.spec.model_ref.name, task)
+                stops = facts.model.stops if facts.model else ()
+                await self._writer.apply(facts.key, facts.spec.model_ref.name, replace(task, stops=stops))
             except Conflict as conflict:
                 log.info("fleet %s, site %s: %s; looking again", facts.key, task.site, conflict)
                 return CONFLICT_RETRY

@@ -15,13 +15,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
-from edgefleet.api.meta import AUTHOR_ANNOTATION, format_time
+from edgefleet.api.assignment import StopServing
+from edgefleet.api.conditions import find_condition
+from edgefleet.api.meta import AUTHOR_ANNOTATION, format_time, parse_time
 from edgefleet.api.model import EdgeModel, KeylessPolicy, Release, SigningIdentity, TrustedIdentity, TrustedRootVersion
 from edgefleet.api.quantities import parse_duration
 from edgefleet.core.events import plan_model_events
 from edgefleet.core.facts import ModelFacts
+from edgefleet.core.returning import DISOWNED
 from edgefleet.core.revision import compute_revision
 from edgefleet.core.status import summarise_model
+from edgefleet.hub.disowned import MAX_SIGNERS_SHOWN, find_disowned
 from edgefleet.hub.events import Events
 from edgefleet.hub.registries import AccessFailed, Registries, explain_refused_login
 from edgefleet.hub.settings import FIELD_MANAGER
@@ -42,18 +46,22 @@ from edgefleet.trust.release import verify_golden, verify_release
 log = logging.getLogger(__name__)
 
 RETRY_AFTER_FAILURE = timedelta(seconds=30)
-MAX_SIGNERS_SHOWN = 8
+NOTHING_THERE = frozenset({"SignatureMissing", "AttestationMissing"})
 CONCURRENCY = 16
 """Models looked at together: a registry that does not answer holds its place while the client is patient, and the others go on."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why the release that the source names now was not accepted. `passing`: the registry could not be asked; nothing was refused."""
+    """Why the release that the source names now was not accepted. `passing`: the registry could not be asked; nothing was refused.
+
+    `disowned`: why the one that was verified last would not be accepted now either, if that is so.
+    """
 
     reason: str
     message: str
     passing: bool = False
+    disowned: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +117,8 @@ class Models:
             message=failure.message if failure else "",
             passing=failure.passing if failure else False,
             now=datetime.now(UTC),
+            revoked=model.spec.revoked,
+            disowned=failure.disowned if failure else "",
         )
         if status != model.status:
             if failure:
@@ -121,6 +131,22 @@ class Models:
     async def _verify(self, model: EdgeModel) -> tuple[Release | None, Failure | None]:
         try:
             trusted = await self._trusted(model)
+        except Rejected as error:
+            return None, Failure(error.reason, error.message)
+        release, failure = await self._ask(model, trusted)
+        held = model.status.release
+        if failure is not None and held is not None:
+            disowned = find_disowned(held, trusted.publisher)
+            if not disowned and not failure.passing and held.trusted_root != trusted.root:
+                registry = await self._registries.open(model)
+                disowned = await asyncio.get_running_loop().run_in_executor(
+                    self._threads, self._verify_again, registry, model, trusted, held
+                )
+            failure = replace(failure, passing=failure.passing and not disowned, disowned=disowned)
+        return release, failure
+
+    async def _ask(self, model: EdgeModel, trusted: Trusted) -> tuple[Release | None, Failure | None]:
+        try:
             registry = await self._registries.open(model)
             return await asyncio.get_running_loop().run_in_executor(self._threads, self._find, registry, model, trusted), None
         except Rejected as error:
@@ -198,6 +224,16 @@ class Models:
         self._verified[key] = (mark, release)
         return release
 
+    def _verify_again(self, registry: RegistryClient, model: EdgeModel, trusted: Trusted, held: Release) -> str:
+        """Why a release that was verified under another root is refused under this one; empty if it is not, or nothing can be told."""
+        try:
+            self._fetch_verified(registry, model, trusted, Repository.parse(model.spec.source.repository), held.digest)
+        except Rejected as error:
+            return "" if error.reason in NOTHING_THERE else f"{error.reason}: {error.message}"
+        except RegistryError:
+            return ""
+        return ""
+
     def _fetch_verified(self, registry: RegistryClient, model: EdgeModel, trusted: Trusted, repository: Repository, digest: str) -> Release:
         golden, name = model.spec.golden, model.metadata.name
         found = fetch_bundles(registry, repository, digest)
@@ -245,12 +281,20 @@ def model_facts(model: EdgeModel) -> ModelFacts:
         target = compute_revision(
             model=model.metadata.name, release=release, source_repository=model.spec.source.repository, spec=model.spec
         )
-    source = next((c for c in model.status.conditions if c.type == "SourceVerified"), None)
+    source = find_condition(model.status.conditions, "SourceVerified")
+    disowned = find_condition(model.status.conditions, DISOWNED)
+    listed = {revoked.digest for revoked in model.spec.revoked}
     return ModelFacts(
         target=target,
         verified=source is not None and source.status == "True" and model.status.observed_generation == model.metadata.generation,
         reason=source.reason if source else "",
         message=source.message if source else "",
-        revoked=frozenset(revoked.digest for revoked in model.spec.revoked),
+        revoked=frozenset(listed),
+        stops=tuple(
+            StopServing(digest=one.digest, by=parse_time(one.stop_serving_by))
+            for one in model.status.revoked
+            if one.stop_serving_by and one.digest in listed
+        ),
+        disowned=disowned.message if disowned else "",
         author=model.metadata.annotations.get(AUTHOR_ANNOTATION, "")[:256],
     )

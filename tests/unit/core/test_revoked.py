@@ -1,0 +1,152 @@
+"""What is taken back from outside of any judgement: a release by its digest, those who signed it, and the time until it may serve."""
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from edgefleet.api.assignment import StopServing
+from edgefleet.api.conditions import find_condition
+from edgefleet.api.meta import format_time
+from edgefleet.api.model import EdgeModelStatus, Release, RevokedRelease
+from edgefleet.core.actions import AssignSite, EndRun, RenewSite, StartRun
+from edgefleet.core.facts import FleetFacts, SiteFacts
+from edgefleet.core.fleet import decide_fleet
+from edgefleet.core.status import summarise_model
+from edgefleet.core.upkeep import terms_of
+from edgefleet.hub.disowned import MAX_SIGNERS_SHOWN, find_disowned
+from edgefleet.trust.keys import PrivateKey
+from edgefleet.trust.publishers import Publisher, Revoked
+from tests.unit.core.facts_of import NOW, A, B, C, digest_of, fleet, model, opened, run, site, told, variant
+
+STABLE = run(1, A, outcome="Promoted")
+ROLLING = run(2, B, plan=[("s1", 0), ("s2", 1)], phase="Rolling", waves=opened(("canary", 5, None)))
+WHY = "PublisherRemoved: nobody is left"
+KEYS = [PrivateKey.generate().public for _ in range(3)]
+STOP = StopServing(digest=A.digest, by=NOW + timedelta(hours=1))
+
+
+def rolling(**more: Any) -> FleetFacts:
+    sites = [told(site("s1"), B, "weld-2", "Active", sequence=2), told(site("s2"), A, "weld-1", "Active")]
+    return fleet(B, runs=[STABLE, ROLLING], sites=sites, model=model(B, verified=False, reason="SignatureInvalid", **more))
+
+
+def test_a_run_of_a_release_whose_publisher_is_not_believed_any_more_goes_back_at_once() -> None:
+    decision = decide_fleet(rolling(disowned=WHY), NOW)
+    assert decision.rollout is not None
+    assert (decision.rollout.status.phase, decision.rollout.status.reason) == ("Returning", "TrustWithdrawn")
+    assert WHY in decision.rollout.status.message
+    assert [(one.site, one.revision) for one in decision.actions if isinstance(one, AssignSite)] == [("s1", A)]
+
+
+def test_a_release_that_cannot_be_verified_now_ends_no_run() -> None:
+    """The registry lost its signatures, or the tag names one that nobody signed."""
+    decision = decide_fleet(rolling(), NOW)
+    assert not [one for one in decision.actions if isinstance(one, AssignSite | EndRun)]
+
+
+def test_what_is_said_of_another_release_does_not_end_this_run() -> None:
+    facts = replace(rolling(), model=model(C, verified=False, disowned=WHY))
+    decision = decide_fleet(facts, NOW)
+    assert decision.rollout is not None
+    assert decision.rollout.status.phase == "Rolling"
+
+
+def test_stable_goes_on_when_its_publisher_is_not_believed_any_more() -> None:
+    facts = fleet(A, runs=[STABLE], sites=[told(site("s1"), A, "weld-1", "Active")], model=model(A, verified=False, disowned=WHY))
+    decision = decide_fleet(facts, NOW)
+    assert decision.actions == ()
+    assert decision.stable == A
+
+
+# -- when serving ends -----------------------------------------------------------------------------------------------------------------
+
+
+def test_orders_are_signed_anew_as_soon_as_serving_shall_end() -> None:
+    """Whatever the site has: it may serve what it was told to leave, and be cut off in a minute."""
+    sites = [told(site("s1"), A, "weld-1", "Active"), replace(told(site("s2"), A, "weld-1", "Active"), deleting=True)]
+    facts = fleet(A, runs=[STABLE], sites=sites, model=model(A, revoked=frozenset({A.digest}), stops=(STOP,)))
+    assert decide_fleet(facts, NOW).actions == (RenewSite("s1"),)
+    assert decide_fleet(replace(facts, model=None), NOW).actions == (), "a model that is gone takes nothing out of orders"
+    first = sites[0].assignment
+    assert first is not None
+    told_so = replace(sites[0], assignment=replace(first, terms=terms_of(sites[0].spec, (STOP,))))
+    assert decide_fleet(replace(facts, sites=(told_so,)), NOW).actions == ()
+    lifted = replace(facts, sites=(told_so,), model=model(A))
+    assert decide_fleet(lifted, NOW).actions == (RenewSite("s1"),), "a revocation that was lifted comes out of the orders"
+
+
+def revoked_status(*after: str | None) -> list[tuple[str, str | None]]:
+    """since and stopServingBy, after each of these values of stopServingAfter, a minute apart."""
+    status, said = EdgeModelStatus(), []
+    for number, one in enumerate(after):
+        status = summarise_model(
+            old=status,
+            generation=number,
+            release=None,
+            revision=None,
+            reason="Revoked",
+            message="it is",
+            passing=False,
+            now=NOW + timedelta(minutes=number),
+            revoked=(RevokedRelease(digest=A.digest, stop_serving_after=one),),
+        )
+        said.append((status.revoked[0].since, status.revoked[0].stop_serving_by))
+    return said
+
+
+def test_the_time_counts_from_when_the_hub_first_saw_it() -> None:
+    since = format_time(NOW)
+    assert revoked_status("72h", "72h", "1h", None, "0s") == [
+        (since, format_time(NOW + timedelta(hours=72))),
+        (since, format_time(NOW + timedelta(hours=72))),
+        (since, format_time(NOW + timedelta(hours=1))),
+        (since, None),
+        (since, since),
+    ]
+
+
+# -- who signed it ---------------------------------------------------------------------------------------------------------------------
+
+
+def released(*signers: str, seq: int = 5) -> Release:
+    return Release(
+        digest=digest_of("x"), version="5", seq=seq, variants=(variant("fp32"),), signed_by=signers, verified_at="2026-03-01T00:00:00Z"
+    )
+
+
+ONE, TWO, THREE = KEYS
+MANY = [PrivateKey.generate().public for _ in range(MAX_SIGNERS_SHOWN)]
+
+
+@pytest.mark.parametrize(
+    ("release", "publisher", "why"),
+    [
+        pytest.param(released(ONE.id), Publisher((ONE, TWO)), "", id="as it was"),
+        pytest.param(released(ONE.id), Publisher((TWO,)), "PublisherRemoved", id="its key was taken out"),
+        pytest.param(released(ONE.id, TWO.id), Publisher((TWO, THREE)), "", id="one of two is enough"),
+        pytest.param(released(ONE.id, TWO.id), Publisher((TWO, THREE), 2), "PublisherRemoved", id="one of two is too few"),
+        pytest.param(released(ONE.id), Publisher((ONE,), revoked=Revoked(keys=frozenset({ONE.id}))), "PublisherRemoved", id="revoked"),
+        pytest.param(released(ONE.id), Publisher((ONE,), 1, 6), "SeqTooLow", id="too old now"),
+        pytest.param(released(*(key.id for key in MANY)), Publisher((ONE,)), "", id="not all are named"),
+    ],
+)
+def test_the_status_of_a_release_tells_whether_its_publishers_are_still_believed(release: Release, publisher: Publisher, why: str) -> None:
+    assert find_disowned(release, publisher).partition(":")[0] == why
+
+
+def test_that_it_is_disowned_stands_until_a_release_is_verified() -> None:
+    base: dict[str, Any] = {"generation": 1, "revision": None, "message": "", "now": NOW}
+    good = summarise_model(old=EdgeModelStatus(), release=released(ONE.id), reason="", passing=False, **base)
+    refused = summarise_model(old=good, release=None, reason="SignatureInvalid", passing=False, disowned=WHY, **base)
+    cut_off = summarise_model(old=refused, release=None, reason="FetchFailed", passing=True, **base)
+    again = summarise_model(old=cut_off, release=released(ONE.id), reason="", passing=False, **base)
+    said = [find_condition(status.conditions, "TrustWithdrawn") for status in (good, refused, cut_off, again)]
+    assert [one.message if one else None for one in said] == [None, WHY, WHY, None]
+
+
+def test_nothing_starts_for_what_is_disowned() -> None:
+    sites: list[SiteFacts] = [told(site("s1"), A, "weld-1", "Active")]
+    decision = decide_fleet(fleet(B, runs=[STABLE], sites=sites, model=model(B, verified=False, reason="X", disowned=WHY)), NOW)
+    assert not [one for one in decision.actions if isinstance(one, StartRun)]
