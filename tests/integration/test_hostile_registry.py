@@ -3,6 +3,7 @@
 The order, the trust bundle, the store and HTTP are real; the registry is the lab's, with its answers spoilt.
 """
 
+import base64
 import hashlib
 import json
 import random
@@ -20,6 +21,9 @@ from typing import Any
 import pytest
 
 from edgefleet.api.assignment import Order
+from edgefleet.api.model import EdgeModel
+from edgefleet.hub.models import Models
+from edgefleet.kube.resources import SECRETS, Resource
 from edgefleet.oci.client import RegistryClient, digest_of
 from edgefleet.oci.errors import DigestMismatch
 from edgefleet.oci.reference import Reference, Repository
@@ -27,7 +31,7 @@ from edgefleet.oci.transport import Patience
 from edgefleet.trust.bundle import open_bundle
 from edgefleet.trust.release import sign_digest
 from tests.integration.hostile_answers import SPOILS, Hostile, Plan, draw_plan
-from tests.integration.hostile_releases import KEY, NOW, OTHER, RELEASES, STRANGER, attach, list_referrers, put_release, write_trust
+from tests.integration.hostile_releases import KEY, MODEL, NOW, OTHER, RELEASES, STRANGER, attach, list_referrers, put_release, write_trust
 from tests.integration.hostile_site import HURRY, access_to, bring
 from tests.lab.registry import Fault, Registry, Request
 from tests.lab.registry_tokens import TokenAuth
@@ -163,6 +167,51 @@ def test_a_refusal_says_why_each_candidate_failed(registry: Registry, tmp_path: 
     ):
         assert cause in answer["detail"]
     assert len(answer["detail"]) <= 1024
+
+
+class OneModel:
+    """The API server, registries and events of a hub with one EdgeModel and its keys. A fake: it keeps the last status."""
+
+    def __init__(self, client: RegistryClient, order: Order) -> None:
+        assert order.revision is not None
+        self._client = client
+        self._keys = {"data": {"ours.pub": base64.b64encode(KEY.public.to_pem().encode()).decode()}}
+        golden = order.revision.golden
+        assert golden is not None
+        self._model = {
+            "apiVersion": "edgefleet.io/v1alpha1",
+            "kind": "EdgeModel",
+            "metadata": {"name": order.model, "namespace": "vision", "generation": 1},
+            "spec": {
+                "source": {"repository": order.revision.repository, "digest": order.revision.digest},
+                "verify": {"keys": {"secretRef": "keys"}},
+                "serving": [{"match": {"arch": "amd64"}, "repository": {}}],
+                "golden": {"repository": golden.repository, "digest": golden.digest, "min": "90%"},
+            },
+        }
+        self.status: dict[str, Any] = {}
+
+    async def get(self, resource: Resource, *_: str | None) -> dict[str, Any]:
+        return self._keys if resource == SECRETS else self._model
+
+    async def apply(self, _: Resource, body: dict[str, Any], **__: Any) -> None:
+        self.status = body["status"]
+
+    async def open(self, _: EdgeModel) -> RegistryClient:
+        return self._client
+
+    async def tell(self, *_: Any) -> None: ...
+
+
+async def test_a_person_at_the_hub_sees_why_a_candidate_failed(registry: Registry) -> None:
+    with RegistryClient(patience=Patience(attempts=1)) as client:
+        for name, status in (("good", "True"), ("referrer of another subject", "False")):
+            fake: Any = OneModel(client, put_release(registry, name))
+            await Models(fake, fake, fake).reconcile(("vision", MODEL))
+            (source,) = (one for one in fake.status["conditions"] if one["type"] == "SourceVerified")
+            assert source["status"] == status, source
+    assert source["reason"] == "SignatureInvalid"
+    assert f"its subject is {OTHER}" in source["message"]
 
 
 class Lane:
