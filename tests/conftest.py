@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab import binaries, cluster, debian, flux, server, server_images
+from tests.lab import binaries, cluster, debian, flux, server, server_images, tpm
 from tests.lab.docker_registry import DockerRegistry, start_docker_registry
 from tests.lab.registry import Registry
 
@@ -25,6 +25,7 @@ _PREPARE: dict[str, Callable[[], object]] = {
     "cosign": debian.fetch_cosign,
     "docker_registry": debian.fetch_docker_registry,
     "prometheus": debian.fetch_prometheus,
+    "swtpm": tpm.fetch_swtpm,
     "own_server": lambda: server_images.fetch_example_image("custom"),
     "servers_of_others": lambda: [server_images.fetch_example_image(name) for name in ("kserve", "triton")],
     "flux": flux.fetch_flux,

@@ -33,6 +33,7 @@ from tests.lab.processes import POLL, free_ports
 from tests.lab.registry import Registry
 from tests.lab.server import ModelServer, ServerEnvironment
 from tests.lab.sigstore.private import PrivateSigstore
+from tests.lab.tpm import Maker
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -196,6 +197,7 @@ def test_backup_and_restore(released: Place) -> None:
 def test_a_site_joins_by_hand_is_let_in_again_and_leaves(released: Place) -> None:
     desk, state = released.desk, released.desk.folder / "plant-8"
     desk.apply("{apiVersion: edgefleet.io/v1alpha1, kind: EdgeSite, metadata: {name: plant-8}, spec: {region: de}}")
+    (desk.folder / "maker.pem").write_text(Maker().pem)
     (port,) = free_ports(1)
     stand_ins = {
         "plant-7": "plant-8",
@@ -219,7 +221,9 @@ def test_a_site_joins_by_hand_is_let_in_again_and_leaves(released: Place) -> Non
 
     count = desk.run_page("docs/join.md", stand_ins, then={"edgefleet site join": run_at_site, "edgefleet agent": joined})
     desk.run("edgefleet gateway stop --state /var/lib/edgefleet", stand_ins)
-    assert count == 5
+    assert count == 6
+    (attested,) = (yaml.safe_load(block.text) for block in read_blocks(ROOT / "docs" / "join.md") if block.language == "yaml")
+    desk.run(f"kubectl patch edgesite plant-8 --type=merge --dry-run=server -p '{json.dumps({'spec': attested['spec']})}'")
     assert released.get("namespace", "edgesite-plant-8")["metadata"]["annotations"]["edgefleet.io/left"]
 
 

@@ -43,6 +43,7 @@ from edgefleet.kube.resources import (
 )
 from edgefleet.site.identity import Identity, Timing
 from edgefleet.site.identity_files import describe, read_join_file
+from edgefleet.site.tpm_device import Device
 from edgefleet.trust.bundle import make_root
 from edgefleet.trust.identity import make_request, read_certificate
 from edgefleet.trust.keys import PrivateKey
@@ -157,9 +158,9 @@ def root(tmp_path: Path) -> Path:
 class Machine:
     """One machine that is, or wants to be, a site: its state folder, its identity as the agent runs it, its connection to the hub."""
 
-    def __init__(self, folder: Path, file: Path, timing: Timing) -> None:
+    def __init__(self, folder: Path, file: Path, timing: Timing, tpm: Device | None = None) -> None:
         self.folder, self.file = folder, file
-        self.identity = Identity(folder, file, timing=timing)
+        self.identity = Identity(folder, file, tpm=tpm, timing=timing)
         self.hub = Api(self.identity.connect(), user_agent="machine", attempts=1)
 
     @property
@@ -192,8 +193,8 @@ class Machine:
 
 
 @asynccontextmanager
-async def machine(folder: Path, file: Path, timing: Timing = QUICK) -> AsyncIterator[Machine]:
-    one = Machine(folder, file, timing)
+async def machine(folder: Path, file: Path, timing: Timing = QUICK, tpm: Device | None = None) -> AsyncIterator[Machine]:
+    one = Machine(folder, file, timing, tpm)
     async with one.hub:
         task = asyncio.create_task(one.identity.run(one.hub))
         try:

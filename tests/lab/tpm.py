@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
-from edgefleet.site.tpm import ENDORSEMENT, Tpm
+from edgefleet.site.tpm import ENDORSEMENT, Tpm, TpmError
 from edgefleet.site.tpm_device import CERTIFICATE_INDEX, ENDORSEMENT_TEMPLATE, Device
 from edgefleet.trust.attestation import make_challenge, read_offer
 from edgefleet.trust.identity import make_request
@@ -133,8 +133,15 @@ class SoftTpm:
         for left in (self.path, Path(f"{self.path}.ctrl")):
             left.unlink(missing_ok=True)
         process = start_process(self.folder / "run", "swtpm", command, env={**os.environ, "LD_LIBRARY_PATH": path})
-        process.wait_until(lambda: self.path.exists() and Path(f"{self.path}.ctrl").exists(), "listening", limit=30)
+        process.wait_until(self._is_listening, "listening", limit=30)
         return process
+
+    def _is_listening(self) -> bool:
+        try:
+            Tpm(self.path).close()
+        except TpmError:
+            return False
+        return True
 
     def _end(self) -> None:
         stop_processes([self._process])
