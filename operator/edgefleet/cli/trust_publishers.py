@@ -3,12 +3,14 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from edgefleet.api.meta import parse_time
 from edgefleet.api.quantities import DIGEST_PATTERN
 from edgefleet.cli.artifacts import naming, read_public_keys, require_name
 from edgefleet.cli.output import CommandFailed
@@ -92,6 +94,9 @@ def revoke(
     identity: IdentityOption = None,
     identity_regex: RegexOption = None,
     issuer: IssuerOption = "",
+    stop_serving_by: Annotated[
+        str, typer.Option(metavar="TIME", help="With --digest: a site that has nothing else to serve goes on until this time (RFC 3339).")
+    ] = "",
     too_few: Annotated[
         TooFew,
         typer.Option(help="A model is left with fewer publishers than must sign: lower its threshold, or drop it from the bundle."),
@@ -107,6 +112,7 @@ def revoke(
         if not re.fullmatch(DIGEST_PATTERN, one):
             raise typer.BadParameter(f"{one!r} is not sha256: and 64 hexadecimal digits", param_hint="--digest")
     identities = read_identities(issuer, identity or [], identity_regex or [])
+    by = _read_time(stop_serving_by, digest)
     found = Folder.open(folder)
     content = found.content
     keys = frozenset(read_key_id(one, "--key") for one in key or ())
@@ -117,11 +123,26 @@ def revoke(
     revoked = replace(
         content.revoked,
         digests=content.revoked.digests | frozenset(digest or ()),
+        stops={**content.revoked.stops, **(dict.fromkeys(digest or (), by) if by else {})},
         keys=content.revoked.keys | keys,
         identities=(*content.revoked.identities, *(one for one in identities if one.id not in known)),
     )
     publishers = _without(content.publishers, revoked, too_few)
     found.propose(replace(content, publishers=publishers, revoked=revoked), Signing(root_key, valid_days, dry_run))
+
+
+def _read_time(text: str, digests: list[str] | None) -> datetime | None:
+    if not text:
+        return None
+    if not digests:
+        raise typer.BadParameter("only what --digest names can stop serving", param_hint="--stop-serving-by")
+    try:
+        found = parse_time(text)
+    except ValueError:
+        found = None
+    if found is None or found.tzinfo is None:
+        raise typer.BadParameter(f"{text!r} is not a time such as 2026-01-31T18:00:00Z", param_hint="--stop-serving-by")
+    return found
 
 
 def read_key_id(text: str, option: str) -> str:

@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import AwareDatetime, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-from edgefleet.api.meta import Schema
+from edgefleet.api.meta import Schema, format_time
 from edgefleet.api.quantities import Digest, Name
 from edgefleet.trust.documents import format_canonical, parse_json_object
 from edgefleet.trust.identities import Identity, Keyless
@@ -56,6 +56,7 @@ class _PublisherDocument(_Document):
 
 class _RevokedDocument(_Document):
     digests: Annotated[tuple[Digest, ...], Field(max_length=1024)] = ()
+    stop_serving_by: Annotated[dict[Digest, AwareDatetime], Field(max_length=1024)] = Field(default_factory=dict)
     keys: Annotated[tuple[Digest, ...], Field(max_length=256)] = ()
     identities: Annotated[tuple[_IdentityDocument, ...], Field(max_length=256)] = ()
 
@@ -103,7 +104,7 @@ def read_content(document: Any) -> BundleContent:
     root = None if found.trusted_root is None else format_canonical(found.trusted_root)
     revoked = Revoked()
     if found.revoked is not None:
-        revoked = Revoked(frozenset(found.revoked.digests), frozenset(found.revoked.keys), _identities(found.revoked.identities))
+        revoked = _read_revoked(found.revoked)
     publishers = {}
     for model, entry in found.publishers.items():
         identities = _identities(entry.identities)
@@ -134,9 +135,17 @@ def _write_publisher(publisher: Publisher) -> _PublisherDocument:
     return _PublisherDocument.model_validate(document)
 
 
+def _read_revoked(document: _RevokedDocument) -> Revoked:
+    digests, stops = frozenset(document.digests), document.stop_serving_by
+    if not stops.keys() <= digests:
+        raise ValueError(f"revoked.stopServingBy names {min(stops.keys() - digests)}, which revoked.digests does not")
+    return Revoked(digests, frozenset(document.keys), _identities(document.identities), stops)
+
+
 def _write_revoked(revoked: Revoked) -> _RevokedDocument | None:
     said = {
         "digests": tuple(sorted(revoked.digests)),
+        "stopServingBy": {digest: format_time(by) for digest, by in sorted(revoked.stops.items())},
         "keys": tuple(sorted(revoked.keys)),
         "identities": _write_identities(revoked.identities),
     }

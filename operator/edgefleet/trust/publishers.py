@@ -3,7 +3,9 @@
 The hub makes a Publisher of `EdgeModel.spec.verify`, a site of its trust bundle, a command of its options; release.py verifies under it.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from edgefleet.trust.errors import Rejected
 from edgefleet.trust.identities import Identity, Keyless
@@ -12,11 +14,15 @@ from edgefleet.trust.keys import PublicKey
 
 @dataclass(frozen=True)
 class Revoked:
-    """What is refused whoever vouches for it: artifacts by digest (`sha256:<hex>`), publishers by key id or identity."""
+    """What is refused whoever vouches for it: artifacts by digest (`sha256:<hex>`), publishers by key id or identity.
+
+    `stops` says of some of `digests` from when on a site that serves one serves nothing rather than that.
+    """
 
     digests: frozenset[str] = frozenset()
     keys: frozenset[str] = frozenset()
     identities: tuple[Identity, ...] = ()
+    stops: Mapping[str, datetime] = field(default_factory=dict)
 
     def require_digest(self, digest: str) -> None:
         """Raises Rejected(Revoked)."""

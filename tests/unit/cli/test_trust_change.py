@@ -240,6 +240,16 @@ def test_hub_keys_overlap_for_a_while(desk: Desk) -> None:
     assert desk.bundle().hub_keys == (new,)
 
 
+def test_a_revoked_release_may_have_a_time_from_which_nothing_serves_rather_than_it(desk: Desk) -> None:
+    time = ["--stop-serving-by", "2026-01-31T18:00:00Z"]
+    assert desk.do("revoke", "--key", desk.public("bob"), *time, *desk.keys(1, 2)) == 2
+    assert desk.do("revoke", "--digest", DIGEST, "--stop-serving-by", "tomorrow", *desk.keys(1, 2)) == 2
+    assert desk.do("revoke", "--digest", DIGEST, *desk.keys(1, 2)) == 0
+    assert desk.bundle().revoked.stops == {}
+    assert desk.do("revoke", "--digest", DIGEST, *time, *desk.keys(1, 2)) == 0
+    assert desk.bundle().revoked.stops == {DIGEST: datetime(2026, 1, 31, 18, tzinfo=UTC)}
+
+
 def test_a_revoked_key_leaves_every_publisher(desk: Desk) -> None:
     bob = desk.public("bob")
     stolen = desk.folder / "publisher.pub"

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from edgefleet.trust.bundle import TrustBundle, make_bundle, make_root, open_bundle
-from edgefleet.trust.bundle_content import BundleContent
+from edgefleet.trust.bundle_content import BundleContent, read_content, write_content
 from edgefleet.trust.errors import Rejected
 from edgefleet.trust.identities import Identity, Keyless
 from edgefleet.trust.keys import PrivateKey
@@ -47,6 +47,16 @@ def reason_of(bundles: list[bytes], **policy: Any) -> str:
 def test_a_revoked_release_is_refused_whoever_signed() -> None:
     assert check(by(ALICE)).seq == 7
     assert reason_of(by(ALICE) + by(BOB), revoked=Revoked(digests=frozenset({DIGEST}))) == "Revoked"
+
+
+def test_when_serving_ends_stands_in_the_bundle_for_revoked_digests_alone() -> None:
+    revoked = Revoked(digests=frozenset({DIGEST}), stops={DIGEST: AT})
+    document = write_content(BundleContent({"weld": Publisher((ALICE.public,), revoked=revoked)}, (HUB.public,), revoked))
+    assert document["formatVersion"] == 3
+    assert document["revoked"] == {"digests": [DIGEST], "stopServingBy": {DIGEST: "2026-01-02T03:04:05Z"}}
+    assert read_content(document).revoked == revoked
+    with pytest.raises(ValueError, match="stopServingBy names sha256:aa"):
+        read_content({**document, "revoked": {"keys": [ALICE.public.id], "stopServingBy": {DIGEST: "2026-01-02T03:04:05Z"}}})
 
 
 def test_a_revoked_key_does_not_count() -> None:
