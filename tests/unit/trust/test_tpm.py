@@ -26,7 +26,7 @@ from edgefleet.trust.attestation import (
     verify_proof,
 )
 from edgefleet.trust.errors import Rejected
-from edgefleet.trust.tpm import ATTESTING, SIGNING, make_credential, read_key
+from edgefleet.trust.tpm import ATTESTING, SIGNING, make_credential, read_key, require_quote
 from tests.lab.tpm import Maker
 
 SAID: dict[str, Any] = json.loads((Path(__file__).parent / "vectors/tpm.json").read_text())
@@ -216,6 +216,16 @@ def test_a_challenge_is_another_each_time_and_shows_no_nonce() -> None:
     assert len({one.credential, other.credential, one.secret, other.secret}) == 4
     first, second = (make_credential(OFFER.endorsement, OFFER.attester.name, bytes(32)) for _ in range(2))
     assert first != second
+
+
+@pytest.mark.parametrize("kind", ["ff5443478017", "ff5443478014", "ff5443468018", "000000008018"])
+def test_a_quote_says_that_it_is_one(kind: str) -> None:
+    """By its own first bytes, not only by what follows: a restricted key signs nothing that begins so but what its TPM says."""
+    attest = base64.b64decode(SAID["proof"]["quote"]["attest"])
+    bound, values = bind_request(base64.b64decode(SAID["proof"]["nonce"]), REQUEST), dict.fromkeys((0, 2, 4, 7), bytes(32))
+    assert require_quote(attest, bound, values) == 1
+    with pytest.raises(Rejected, match="where 0x8018 is due"):
+        require_quote(bytes.fromhex(kind) + attest[6:], bound, values)
 
 
 def test_what_is_signed_is_for_one_nonce_and_one_request() -> None:
