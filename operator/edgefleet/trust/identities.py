@@ -51,7 +51,8 @@ class Keyless:
     trusted_root: bytes
 
 
-@functools.lru_cache(maxsize=256)
+# Few are kept: the engine lets a pattern of 256 characters grow to some 18 MB.
+@functools.lru_cache(maxsize=16)
 def _compile(regex: str) -> SchemaValidator:
     """What matches whole subjects, in a time that grows with their length alone: whoever has a certificate chooses its subject."""
     try:
