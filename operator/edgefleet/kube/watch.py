@@ -122,6 +122,10 @@ class ListWatch(Generic[R]):
             return
         self._take(_Event(type="MODIFIED", object=body))
 
+    async def refresh(self) -> None:
+        """List once, now, whatever the watch has brought: what was written before this was called is there. Raises ApiError."""
+        await self._list()
+
     async def run(self) -> None:
         """Keep the items current until cancelled. Never raises for what an API server may do."""
         backoff = Backoff(multiplier=0.2, longest=15)

@@ -7,6 +7,7 @@ the hub (object, CRD, namespace, rights, the hub itself) changes nothing here (I
 import asyncio
 import logging
 import random
+from contextlib import suppress
 from typing import Annotated
 
 from pydantic import Field
@@ -70,6 +71,10 @@ class Link:
         while True:
             self._wake.clear()
             try:
+                # Two watches that come back after a cut know nothing of each other: an order by a key, or of a release, that the newest
+                # bundle disowns would get in before that bundle.
+                if self._has_news():
+                    await self.bundles.refresh()
                 await self._offer_bundle()
                 await self._copy_assignments()
                 failures = 0
@@ -78,7 +83,9 @@ class Link:
                 failures += 1
                 pause = plan_delay(failures, random.random())  # noqa: S311 (spreads load)
                 log.warning("not all is copied from the hub to %s, again in %s: %s", self._local_api.server, pause, error)
-                await asyncio.sleep(pause.total_seconds())
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(pause.total_seconds()):
+                        await self._wake.wait()
             else:
                 await self._wake.wait()
 
@@ -88,13 +95,19 @@ class Link:
         if text:
             await self._trust.offer(text.encode())
 
+    def _has_news(self) -> bool:
+        return any(self._is_new(record) for record in self._assignments)
+
+    def _is_new(self, record: AssignmentRecord) -> bool:
+        held = self._local.get(self._namespace, record.metadata.name)
+        return held is None or held.spec != record.spec
+
     async def _copy_assignments(self) -> None:
         """All that differ; one that the site's cluster does not take keeps back no other (I9). Raises ApiError at the end, if any."""
         trouble: ApiError | None = None
         for record in self._assignments:
             name = record.metadata.name
-            held = self._local.get(self._namespace, name)
-            if held is not None and held.spec == record.spec:
+            if not self._is_new(record):
                 continue
             labels = {key: value for key, value in record.metadata.labels.items() if key.startswith("edgefleet.io/")}
             body = {

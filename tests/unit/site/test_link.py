@@ -1,7 +1,8 @@
 """The link copies what it can: trouble with one assignment, or with the disk, neither ends it nor keeps back the others."""
 
 import asyncio
-from collections.abc import Callable
+import json
+from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from typing import Any
 
@@ -33,6 +34,16 @@ class LocalApi:
         return {**body, "metadata": {**body["metadata"], "resourceVersion": "1"}}
 
 
+class HubApi:
+    """A hub with a trust bundle, which nobody has watched yet."""
+
+    server = "https://hub.example"
+
+    async def list_pages(self, *_: object, **__: object) -> AsyncIterator[bytes]:
+        record = {"metadata": {"name": TRUST_BUNDLE, "namespace": NAMESPACE, "resourceVersion": "7"}, "data": {TRUST_BUNDLE_ENTRY: "{}"}}
+        yield json.dumps({"metadata": {"resourceVersion": "7"}, "items": [record]}).encode()
+
+
 class Trust:
     """A keeper whose disk is full the first time."""
 
@@ -61,8 +72,7 @@ async def test_trouble_with_one_thing_keeps_back_no_other(monkeypatch: pytest.Mo
         spec = {"site": "plant-7", "fleet": name.replace(".", "/"), "sequence": 1, "action": "Withdraw", "model": "weld"}
         spec |= {"expiresAt": "2030-01-01T00:00:00Z", "envelope": "x"}
         watches[0].observe({"metadata": {"name": name, "namespace": NAMESPACE, "resourceVersion": "1"}, "spec": spec})
-    link = Link(hub=nothing, local_api=api, assignments=watches[0], local=watches[1], namespace=NAMESPACE, trust=trust)
-    link.bundles.observe({"metadata": {"name": TRUST_BUNDLE, "namespace": NAMESPACE}, "data": {TRUST_BUNDLE_ENTRY: "{}"}})
+    link = Link(hub=HubApi(), local_api=api, assignments=watches[0], local=watches[1], namespace=NAMESPACE, trust=trust)  # type: ignore[arg-type]
     link.bundles.synced.set()
     watches[1].synced.set()
     task = asyncio.create_task(link.run())
