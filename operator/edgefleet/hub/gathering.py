@@ -39,7 +39,6 @@ from edgefleet.hub.records import AssignmentRecord, SiteRecord
 from edgefleet.kube.client import Api
 from edgefleet.kube.errors import NotFound
 from edgefleet.kube.resources import EDGE_FLEETS, EDGE_MODELS, MODEL_ROLLOUTS, ROLLOUT_POLICIES
-from edgefleet.trust.orders import read_signer
 
 CLOCK_AHEAD = timedelta(days=1)
 """How far a site's clock may be ahead before its times count as unknown."""
@@ -225,7 +224,7 @@ def assignment_facts(record: AssignmentRecord) -> AssignmentFacts:
         variant=spec.variant,
         quarantine=record.metadata.labels.get(QUARANTINE_LABEL, ""),
         terms=record.metadata.annotations.get(TERMS_ANNOTATION, ""),
-        signer=read_signer(spec.envelope),
+        signer=record.signer,
         status_sequence=status.sequence,
         state=status.state,
         fault=status.fault,

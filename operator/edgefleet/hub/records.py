@@ -9,6 +9,7 @@ from edgefleet.api.assignment import SiteAssignmentSpec, SiteAssignmentStatus
 from edgefleet.api.meta import SITE_NAMESPACE_PREFIX, Schema
 from edgefleet.api.site import EdgeSiteSpec, EdgeSiteStatus
 from edgefleet.kube.watch import Record
+from edgefleet.trust.orders import read_signer
 
 
 class SiteRecord(Record):
@@ -31,16 +32,24 @@ class LeaseRecord(Record):
     spec: LeaseSpec = LeaseSpec()
 
 
+NOBODY = "-"
+
+
 def _without_envelope(spec: Any) -> Any:
-    # The envelope is the largest part of an assignment and the hub never reads it back.
-    return {**spec, "envelope": "-"} if isinstance(spec, dict) else spec
+    # The envelope is the largest part of an assignment, and the hub reads nothing back but by which key it signed.
+    return {**spec, "envelope": read_signer(str(spec.get("envelope"))) or NOBODY} if isinstance(spec, dict) else spec
 
 
 class AssignmentRecord(Record):
-    """A SiteAssignment, without its envelope."""
+    """A SiteAssignment; of its envelope only whose signature it bears."""
 
     spec: Annotated[SiteAssignmentSpec, BeforeValidator(_without_envelope)]
     status: SiteAssignmentStatus = SiteAssignmentStatus()
+
+    @property
+    def signer(self) -> str:
+        """The id of the hub key that signed it, by the envelope's own word; empty where it says none."""
+        return self.spec.envelope if self.spec.envelope != NOBODY else ""
 
     @property
     def site(self) -> str:
