@@ -10,7 +10,8 @@ from edgefleet.api.meta import Kind, LabelSelector, Schema
 from edgefleet.api.model import Accelerator, Arch, SecretName
 from edgefleet.api.quantities import LabelKey, Message, Reason, Size, Timestamp
 
-Region = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,30}$", max_length=31)]
+REGION_PATTERN = r"^[a-z0-9][a-z0-9-]{0,30}$"
+Region = Annotated[str, Field(pattern=REGION_PATTERN, max_length=31)]
 
 
 class Taint(Schema):

@@ -15,6 +15,7 @@ import typer
 
 from edgefleet.api.meta import site_namespace
 from edgefleet.api.quantities import NAME_PATTERN
+from edgefleet.api.site import REGION_PATTERN
 from edgefleet.cli.artifacts import naming
 from edgefleet.cli.output import Format, FormatOption, print_json, read_period
 from edgefleet.trust.errors import Rejected
@@ -74,6 +75,9 @@ def agent(
             "[default: the namespace of the pod, outside of one edgesite-NAME]"
         ),
     ] = None,
+    region: Annotated[
+        str | None, typer.Option(help="Where this site is, for models that the trust bundle keeps to regions; the hub is not asked.")
+    ] = None,
     pods_namespace: Annotated[
         str | None, typer.Option(help="Start pods here, in the site's own cluster, for models that ask for a deployment.")
     ] = None,
@@ -127,6 +131,8 @@ def agent(
             hub, name, root, told_by = hub_kubeconfig, site, trusted_root.read_bytes(), trusted_root
         if not re.fullmatch(NAME_PATTERN, name):
             raise ValueError(f"--site {name!r} is not a name: lower-case letters, digits and -, at most 40 characters")
+        if region is not None and not re.fullmatch(REGION_PATTERN, region):
+            raise ValueError(f"--region {region!r} is not a region: lower-case letters, digits and -, at most 31 characters")
         if (pods_namespace is None) != (store_claim is None):
             raise ValueError("--pods-namespace and --store-claim go together: pods mount their model from that claim")
         pods = None
@@ -149,6 +155,7 @@ def agent(
             metrics=Endpoint(metrics_host, metrics_port) if metrics_port else None,
             secrets_namespace=secrets_namespace or own_namespace(site_namespace(name)),
             pods=pods,
+            region=region,
         )
         with naming(told_by):
             require_root(settings.root)

@@ -15,11 +15,13 @@ allowed. Reasons are CamelCase, because they become the `reason` of the assignme
     NoVariantFits     the variant needs hardware that this site does not have
     NoPodsHere        it asks for pods, and this site starts none
     PodNotAllowed     it asks for pods with more rights than any site gives
+    ImageNotAllowed, EndpointNotAllowed, ResidencyDenied, GoldenMissing, GoldenTooLow, GoldenNotAllowed
+                      beyond what the trust bundle allows, see limits.py
     TrustStale        past its end: what serves goes on, nothing is activated
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 
@@ -27,6 +29,7 @@ from edgefleet.api.assignment import Fault, Order, OrderAction, SiteAssignmentSp
 from edgefleet.api.meta import format_time, parse_time
 from edgefleet.api.model import DeploymentRuntime
 from edgefleet.api.site import Hardware
+from edgefleet.core.limits import Limits, find_excess
 
 MAX_SEQUENCE_JUMP = 1000
 RETRY_DELAYS = tuple(timedelta(seconds=seconds) for seconds in (1, 2, 5, 10, 30, 60, 120, 300))
@@ -50,7 +53,7 @@ class FleetMemory:
 
 @dataclass(frozen=True, slots=True)
 class SiteContext:
-    """Who judges: the site, its hardware, its time, and which fleet serves each model here."""
+    """Who judges: the site, its hardware, its time, and which fleet serves each model here. `limits` are those of the order's model."""
 
     site: str
     hardware: Hardware
@@ -58,6 +61,9 @@ class SiteContext:
     holders: Mapping[str, str]
     pods: bool = False
     """Whether this site starts pods."""
+    limits: Limits = field(default_factory=Limits)
+    region: str | None = None
+    """As the site itself was told, never by the hub."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,12 +128,17 @@ def _decide_place(order: Order, memory: FleetMemory, context: SiteContext) -> Ac
     holder = context.holders.get(order.model)
     if order.action == "Run" and holder is not None and holder != order.fleet:
         return Refuse("ModelTaken", f"model {order.model!r} is served here for fleet {holder!r}: withdraw that one first")
-    if order.revision is not None and order.revision.hash != memory.active:
-        missing = _missing_hardware(order, context.hardware)
-        if missing:
-            return Refuse("NoVariantFits", f"variant {order.revision.variant.name!r} needs {missing}")
-        if order.revision.serving.deployment is not None:
-            return _decide_pods(order.revision.serving.deployment, context) or Accept(order)
+    if order.action != "Run" or order.revision is None:
+        return Accept(order)
+    # Also of what serves: the hash is the hub's word, and says nothing of what comes with it.
+    excess = find_excess(order, context.limits, context.region)
+    if excess is not None:
+        return Refuse(excess.reason, excess.message)
+    missing = _missing_hardware(order, context.hardware) if order.revision.hash != memory.active else ""
+    if missing:
+        return Refuse("NoVariantFits", f"variant {order.revision.variant.name!r} needs {missing}")
+    if order.revision.serving.deployment is not None:
+        return _decide_pods(order.revision.serving.deployment, context) or Accept(order)
     return Accept(order)
 
 

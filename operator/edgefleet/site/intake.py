@@ -12,20 +12,32 @@ from edgefleet.trust.orders import open_order
 class Intake:
     """One site's door for orders."""
 
-    def __init__(self, *, site: str, hardware: Hardware, trust: TrustKeeper, state: StateFile, pods: bool = False) -> None:
+    def __init__(
+        self, *, site: str, hardware: Hardware, trust: TrustKeeper, state: StateFile, pods: bool = False, region: str | None = None
+    ) -> None:
         self._site = site
         self._hardware = hardware
         self._trust = trust
         self._state = state
         self._pods = pods
+        self._region = region
 
     def judge(self, record: AssignmentRecord) -> Accept | Refuse:
         """Whether this site obeys the assignment, now."""
         try:
-            order = open_order(record.spec.envelope, self._trust.require().hub_keys)
+            bundle = self._trust.require()
+            order = open_order(record.spec.envelope, bundle.hub_keys)
         except Rejected as error:
             return Refuse(error.reason, error.message)
         now, holders = self._state.now(), self._state.holders()
-        context = SiteContext(site=self._site, hardware=self._hardware, now=now, holders=holders, pods=self._pods)
+        context = SiteContext(
+            site=self._site,
+            hardware=self._hardware,
+            now=now,
+            holders=holders,
+            pods=self._pods,
+            limits=bundle.limits.of(order.model),
+            region=self._region,
+        )
         memory = self._state.fleet(order.fleet).to_memory()
         return decide_order(order, record.spec, object_name=record.metadata.name, memory=memory, context=context)

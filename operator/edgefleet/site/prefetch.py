@@ -1,20 +1,21 @@
 """Bringing a revision to the store: evidence first, believed before a byte of the model is fetched, then the blobs.
 
-Evidence (index, manifest, signature bundles, the same for the golden set) is taken from the store where it still convinces, else from
-what people carried here (inbox.py), else from the registry. Synchronous, for a thread of its own; `stop` ends it at the next chunk. What is
-fetched lies in the store under its digest and belongs to nothing until the revision's record is written.
+Evidence (index, manifest, signature bundles, the same for the golden set, signatures of images) is taken from the store where it still
+convinces, else from what people carried here (inbox.py), else from the registry. Synchronous, for a thread of its own; `stop` ends it at
+the next chunk. What is fetched lies in the store under its digest and belongs to nothing until the revision's record is written.
 """
 
 import hashlib
 import logging
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
 from edgefleet.api.assignment import FrozenRevision, Order
+from edgefleet.core.limits import find_foreign_endpoint, list_images
 from edgefleet.core.site import Cause
 from edgefleet.oci.errors import ContentError, Unauthorised
 from edgefleet.oci.fetch import Blob, fetch
@@ -29,14 +30,17 @@ from edgefleet.oci.transport import Patience
 from edgefleet.site.faults import StepFailed
 from edgefleet.site.inbox import Inbox
 from edgefleet.site.registries import Access, Source
-from edgefleet.site.store import RevisionRecord, Store, StoredBlob
+from edgefleet.site.store import RevisionRecord, Store, StoredBlob, StoredImage
 from edgefleet.trust.bundle import TrustBundle
 from edgefleet.trust.errors import Rejected
+from edgefleet.trust.limits import ImageSigner
 from edgefleet.trust.publishers import Publisher
-from edgefleet.trust.release import verify_golden, verify_release
+from edgefleet.trust.release import verify_golden, verify_release, verify_signature
 
 log = logging.getLogger(__name__)
 
+Images = Mapping[str, tuple[bytes, ...]]
+"""Signature bundles by image, `name@digest`."""
 Protected = Callable[[], Collection[str]]
 """Says which revisions must stay in the store now."""
 
@@ -82,6 +86,10 @@ class Prefetcher:
         publisher = trust.publishers.get(order.model)
         if publisher is None:
             raise StepFailed(Cause.TRUST, "TrustNotAtSite", f"trust bundle {trust.version} names no publisher of model {order.model!r}")
+        # What serves or served here before was ordered under other limits, perhaps.
+        foreign = find_foreign_endpoint(order, trust.limits.of(order.model))
+        if foreign is not None:
+            raise StepFailed(Cause.TRUST, foreign.reason, foreign.message)
         # The site asks again by itself, so two tries in a row are enough here.
         patience = Patience(attempts=2, sleep=lambda seconds: _wait(stop, seconds))
         with ExitStack() as stack:
@@ -93,11 +101,12 @@ class Prefetcher:
                 stack.enter_context(exam.client)
             job = _Job(source, exam, order, revision, publisher, stop)
             try:
-                return self._run(job, protected, now)
+                images = self._believe_images(job, trust.image_signers, access, patience)
+                return self._run(job, images, protected, now)
             except Unauthorised as error:
                 raise StepFailed(Cause.FETCH, "AuthenticationFailed", f"{error.message}. {job.remedy}") from error
 
-    def _run(self, job: "_Job", protected: Protected, now: datetime) -> RevisionRecord:
+    def _run(self, job: "_Job", images: Images, protected: Protected, now: datetime) -> RevisionRecord:
         evidence, manifest = self._believe(job)
         golden_lines = parse_golden_manifest(evidence.golden_manifest, "golden set") if evidence.golden_manifest else None
         blobs = [StoredBlob(digest=layer.blob.digest, size=layer.blob.size, name=layer.path) for layer in manifest.layers]
@@ -107,7 +116,7 @@ class Prefetcher:
             golden = StoredBlob(digest=golden_lines.digest, size=golden_lines.size)
             fetched.append((job.exam, golden))
         wanted = {blob.digest: blob.size for _, blob in fetched}
-        wanted |= dict(map(_measure, _all_bytes(evidence)))
+        wanted |= dict(map(_measure, [*_all_bytes(evidence), *(bundle for bundles in images.values() for bundle in bundles)]))
         for gone in self._store.reserve(job.order.fleet, wanted, protected=protected(), storage=job.order.storage):
             log.info("revision %s is removed from the store to make room", gone[:8])
         for source, blob in fetched:
@@ -124,6 +133,7 @@ class Prefetcher:
             golden_manifest=self._store.put(evidence.golden_manifest) if evidence.golden_manifest else None,
             golden_lines=golden,
             golden_bundles=tuple(self._store.put(bundle) for bundle in evidence.golden_bundles),
+            images=tuple(StoredImage(image=image, bundles=tuple(map(self._store.put, bundles))) for image, bundles in images.items()),
             used_at=now,
         )
         job.check(0)
@@ -158,6 +168,31 @@ class Prefetcher:
                 log.warning("what was carried here of %s cannot be used (%s): asking the registry", job.revision.digest, error)
         fresh = job.fetch_evidence()
         return fresh, verify_evidence(fresh, job.revision, job.publisher)
+
+    def _believe_images(self, job: "_Job", signers: Sequence[ImageSigner], access: Access, patience: Patience) -> Images:
+        """The signature bundles of each image that must be signed. What the store has is enough, so that a site starts pods off line."""
+        record = self._store.find(job.revision.hash)
+        kept = {entry.image: entry.bundles for entry in record.images} if record else {}
+        believed: dict[str, tuple[bytes, ...]] = {}
+        for name, digest in list_images(job.revision):
+            signer = next((one for one in signers if one.covers(name)), None)
+            if signer is None:
+                continue
+            image = f"{name}@{digest}"
+            stored = tuple(data for blob in kept.get(image, ()) if (data := self._store.read(blob)))
+            try:
+                verify_image(image, stored, signer.publisher)
+                believed[image] = stored
+                continue
+            except Rejected:
+                log.info("signatures of image %s are not in the store: asking the registry", image)
+            source = access.open(Repository.parse(name), patience)
+            with source.client:
+                found = fetch_bundles(source.client, source.repository, digest)
+            verify_image(image, found.bundles, signer.publisher, found.problems)
+            believed[image] = found.bundles
+            job.check(0)
+        return believed
 
     def _read_stored(self, job: "_Job") -> Evidence | None:
         record = self._store.find(job.revision.hash)
@@ -261,6 +296,14 @@ def verify_evidence(evidence: Evidence, revision: FrozenRevision, publisher: Pub
             problems=evidence.golden_problems,
         )
     return manifest
+
+
+def verify_image(image: str, bundles: Sequence[bytes], publisher: Publisher, problems: Sequence[str] = ()) -> None:
+    """Check that enough of `publisher` signed an image, `name@digest`, as `cosign sign` does. Raises Rejected with an Image... reason."""
+    try:
+        verify_signature(digest=image.rpartition("@")[2], bundles=bundles, publisher=publisher, problems=problems)
+    except Rejected as rejected:
+        raise Rejected(f"Image{rejected.reason}", f"image {image}: {rejected.message}") from rejected
 
 
 def _require_digest(data: bytes, digest: str, what: str) -> None:
