@@ -39,6 +39,7 @@ from edgefleet.site.registries import gather_access
 from edgefleet.site.runtimes.choice import Runtimes
 from edgefleet.site.runtimes.deployment import Pods
 from edgefleet.site.runtimes.repository import RepositoryRuntime
+from edgefleet.site.scrub import Scrub
 from edgefleet.site.serving import Serving
 from edgefleet.site.state import StateFile
 from edgefleet.site.status import AssignmentRecord, StatusWriter
@@ -94,7 +95,6 @@ class Settings:
     metrics: Endpoint | None = None
     secrets_namespace: str = ""
     pods: PodSettings | None = None
-    region: str | None = None
 
 
 class StateInUse(Exception):
@@ -210,14 +210,7 @@ class Agent:
             state=state,
             store=store,
             trust=self._trust,
-            intake=Intake(
-                site=settings.site,
-                hardware=settings.hardware,
-                trust=self._trust,
-                state=state,
-                pods=runtimes.pods is not None,
-                region=settings.region,
-            ),
+            intake=Intake(site=settings.site, hardware=settings.hardware, trust=self._trust, state=state, pods=runtimes.pods is not None),
             serving=serving,
             runtimes=runtimes,
             prefetcher=Prefetcher(store, Inbox(inbox_folder(settings.state))),
@@ -226,6 +219,7 @@ class Agent:
             report_now=self._heartbeat.report_now,
         )
         self._reconciler = Reconciler(self._site)
+        self._scrub = Scrub(store, state, self._reconciler.look_again)
         self._judge = OwnJudge(
             state=state,
             store=store,
@@ -254,6 +248,7 @@ class Agent:
             self._meter.run(),
             self._serving.run(self._reconciler.look_again),
             self._reconciler.run(),
+            self._scrub.run(),
             self._local_watch.run(),
             self._link.run(),
             self._local_status.run(),
@@ -310,6 +305,8 @@ class Agent:
             fleets=fleets,
             store_free_bytes=self._store.free_bytes(),
             trust_ends=self._trust.ends,
+            store_damaged=self._store.damaged,
+            store_read_at=self._scrub.passed_at,
         )
 
     def _publish(self, name: str, finding: Finding) -> None:

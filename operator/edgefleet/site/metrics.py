@@ -50,6 +50,8 @@ class AgentMetrics:
     store_free_bytes: int
     trust_ends: datetime | None
     certificate_ends: datetime | None = None
+    store_damaged: int = 0
+    store_read_at: datetime | None = None
 
 
 class AgentCollector(Collector):
@@ -85,6 +87,17 @@ class AgentCollector(Collector):
         yield GaugeMetricFamily(
             "edgefleet_agent_store_free_bytes", "Bytes that the store's disk still has room for.", value=found.store_free_bytes
         )
+        yield CounterMetricFamily(
+            "edgefleet_agent_store_damaged_blobs",
+            "Files of the store that were damaged on the disk since this agent started; each is fetched again.",
+            value=found.store_damaged,
+        )
+        if found.store_read_at is not None:
+            yield GaugeMetricFamily(
+                "edgefleet_agent_store_read_timestamp_seconds",
+                "When all that serves, and served before it, was last read from the disk and compared with its digest.",
+                value=found.store_read_at.timestamp(),
+            )
         if found.trust_ends is not None:
             yield GaugeMetricFamily(
                 "edgefleet_agent_trust_expiry_timestamp_seconds",

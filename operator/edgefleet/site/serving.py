@@ -46,6 +46,8 @@ class Serving:
         self._trials: set[str] = set()
         self._unloading: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._expected: dict[str, str] = {}
+        self._sound: set[str] = set()
+        self._broken: set[str] = set()
         self.on_switch: Callable[[], None] = lambda: None
         """Called when clients have been switched to another revision."""
 
@@ -215,20 +217,52 @@ class Serving:
             if state.active is None or fleet in self._replacing:
                 return
             await _explained(self._ensure(fleet, state, state.active))
+            # Whoever made it serve: that it breaks again is news again.
+            self._broken.discard(fleet)
 
     async def _ensure(self, fleet: str, state: FleetState, revision: str) -> None:
         target, record = Target(state.model, revision), self._store.find(revision)
         runtime = self._runtimes.pick(record.revision if record else None)
-        if not await runtime.is_ready(target.served_name):
-            if record is None or not all(path.exists() for path in self._files(record).values()):
-                message = f"what serves ({revision[:8]}) is not whole in the store any more: restart the agent, and it is fetched again"
-                raise StepFailed(Cause.DISK, "StoreDamaged", message)
+        if await runtime.is_ready(target.served_name):
+            self._sound.discard(revision)
+        else:
+            record = await self._require_sound(revision, record)
             await runtime.place(target.served_name, self._files(record))
             await runtime.load(target.served_name)
             if record.revision.serving.deployment is None:
+                self._sound.discard(revision)
                 log.info("fleet %s: %s was not loaded, and is again", fleet, target.served_name)
         await self._gateway.switch(state.model, revision, self._find_upstream(record.revision, target) if record else None)
         await self._close_gap(fleet)
+
+    async def _require_sound(self, revision: str, record: RevisionRecord | None) -> RevisionRecord:
+        """Before files that have lain here are handed to a server, they are read; once for each time that it has lost them."""
+        if record is None:
+            raise StepFailed(Cause.DISK, "StoreDamaged", f"what serves ({revision[:8]}) is not in the store any more")
+        if revision in self._sound and self._store.is_whole(record):
+            return record
+        damaged = await asyncio.to_thread(self._store.find_damage, record)
+        if damaged:
+            self._sound.discard(revision)
+            raise StepFailed(Cause.DISK, "StoreDamaged", f"{', '.join(damaged[:3])} of {record.revision.version} is damaged on the disk")
+        self._sound.add(revision)
+        return record
+
+    async def renew_files(self, fleet: str) -> None:
+        """After what serves was healed in the store: its server shall find the good files when it starts again. Raises StepFailed."""
+        async with self._locks[fleet]:
+            state = self._state.fleet(fleet)
+            record = self._store.find(state.active or "")
+            if record is not None and record.revision.serving.deployment is None:
+                name = Target(state.model, record.revision.hash).served_name
+                await _explained(self._runtimes.pick(record.revision).place(name, self._files(record)))
+
+    async def take_away(self, fleet: str) -> None:
+        """Take the files of what should serve from its server, which has not loaded it: they are damaged. Raises StepFailed."""
+        async with self._locks[fleet]:
+            state = self._state.fleet(fleet)
+            if state.active is not None:
+                await _explained(self._runtimes.unload(Target(state.model, state.active).served_name))
 
     def _find_upstream(self, revision: FrozenRevision, target: Target) -> Upstream | None:
         upstream = self._runtimes.pick(revision).find_upstream(target.served_name)
@@ -244,13 +278,14 @@ class Serving:
 
         `on_change` is told the fleet whose revision could be served and cannot be now, or the other way round.
         """
-        broken: set[str] = set()
         while True:
             self._wake.clear()
             for fleet in list(self._state.fleets):
+                was_broken = fleet in self._broken
                 works = await self._upkeep(fleet)
-                if works is (fleet in broken):
-                    broken ^= {fleet}
+                if not works:
+                    self._broken.add(fleet)
+                if works is was_broken:
                     on_change(fleet)
                 if self._is_clean_up_over(fleet) and any(not self._is_used(name) for name in self._pods_placed()):
                     self._clean_up(fleet)

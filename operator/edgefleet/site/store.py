@@ -3,15 +3,18 @@
     blobs/<hex>            verified bytes, read-only; `<hex>.part` beside it is a download that may be resumed
     revisions/<hash>.json  written last: a revision is complete when this file is there
 
-A crash at any point leaves complete revisions complete; what belongs to none is removed by the next `reserve`. Which revisions go is
-decided in core/site.py; who may be believed is left to prefetch.py.
+A crash at any point leaves complete revisions complete; what belongs to none is removed by the next `reserve`. A blob whose bytes are not
+those of its digest any more is removed as soon as that is found, so that nothing can take it for good. Which revisions go is decided in
+core/site.py; who may be believed is left to prefetch.py; when blobs are looked at, to scrub.py.
 """
 
 import hashlib
+import logging
+import os
 import shutil
 import threading
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -26,8 +29,19 @@ from edgefleet.api.site import Storage
 from edgefleet.core.site import StoredRevision, plan_retention
 from edgefleet.site.durable import Checkpoint, no_checkpoint, sync_folder, write_durably
 
+log = logging.getLogger(__name__)
+
+READ_BYTES = 1 << 20
 # The model server may run as another user and gets links to these files; the folder itself is the agent's alone.
 BLOB_MODE = 0o444
+
+
+Pace = Callable[[int], None]
+"""Told the number of bytes that were read; may wait, or raise to end the reading."""
+
+
+def no_pace(_: int) -> None:
+    """As fast as the disk."""
 
 
 class StoreFull(Exception):
@@ -44,18 +58,8 @@ class StoredBlob(Schema):
     name: Annotated[str, Field(max_length=255)] = ""
 
 
-class StoredImage(Schema):
-    """The signature bundles of one container image, `name@digest`."""
-
-    image: Annotated[str, Field(max_length=512)]
-    bundles: tuple[StoredBlob, ...]
-
-
 class RevisionRecord(Schema):
-    """A complete revision: what was ordered, its files, and its evidence (index, manifests, signature bundles, golden set).
-
-    `images` are those whose signatures the trust bundle asked for.
-    """
+    """A complete revision: what was ordered, its files, and its evidence (index, manifests, signature bundles, golden set)."""
 
     format_version: Literal[1] = 1
     fleet: str
@@ -67,26 +71,32 @@ class RevisionRecord(Schema):
     golden_manifest: StoredBlob | None = None
     golden_lines: StoredBlob | None = None
     golden_bundles: tuple[StoredBlob, ...] = ()
-    images: tuple[StoredImage, ...] = ()
     used_at: datetime
+
+    def parts(self) -> tuple[StoredBlob, ...]:
+        """All that it needs, the model's files first."""
+        singles = [blob for blob in (self.index, self.manifest, self.golden_manifest, self.golden_lines) if blob]
+        return (*self.files, *self.bundles, *self.golden_bundles, *singles)
 
     def blobs(self) -> dict[str, int]:
         """All that it needs, digest to bytes."""
-        singles = [blob for blob in (self.index, self.manifest, self.golden_manifest, self.golden_lines) if blob]
-        singles += [blob for image in self.images for blob in image.bundles]
-        return {blob.digest: blob.size for blob in (*self.files, *self.bundles, *self.golden_bundles, *singles)}
+        return {blob.digest: blob.size for blob in self.parts()}
 
 
 class Store:
-    """Safe for threads. `folder` is made if absent."""
+    """Safe for threads. `folder` is made if absent; with `reading` nothing is made or tidied, as the store is another process's."""
 
-    def __init__(self, folder: Path, checkpoint: Checkpoint = no_checkpoint) -> None:
+    def __init__(self, folder: Path, checkpoint: Checkpoint = no_checkpoint, *, reading: bool = False) -> None:
         self._blobs = folder / "blobs"
         self._revisions = folder / "revisions"
         self._checkpoint = checkpoint
         self._lock = threading.RLock()
         self._writing: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._reserved: dict[str, dict[str, int]] = {}
+        self.damaged = 0
+        """How many blobs were found damaged, and removed."""
+        if reading:
+            return
         for part in (self._blobs, self._revisions):
             part.mkdir(parents=True, exist_ok=True, mode=0o700)
         for leftover in (*self._blobs.glob("*.new"), *self._revisions.glob("*.new")):
@@ -131,6 +141,44 @@ class Store:
         except FileNotFoundError:
             return None
         return data if "sha256:" + hashlib.sha256(data).hexdigest() == blob.digest else None
+
+    def is_whole(self, record: RevisionRecord) -> bool:
+        """Whether all its blobs are there; their bytes are not looked at."""
+        return all(self.path(blob.digest).is_file() for blob in record.parts())
+
+    def holds(self, blob: StoredBlob, pace: Pace = no_pace) -> bool:
+        """Whether a blob is there and its bytes are those of its digest, read anew. What the disk does not give back counts as damaged."""
+        digest, size = hashlib.sha256(), 0
+        try:
+            with self.path(blob.digest).open("rb", buffering=0) as file:
+                # What the kernel has in memory says nothing of the disk; pages that a server has mapped stay.
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+                while chunk := file.read(READ_BYTES):
+                    digest.update(chunk)
+                    size += len(chunk)
+                    pace(len(chunk))
+        except OSError:
+            return False
+        return (f"sha256:{digest.hexdigest()}", size) == (blob.digest, blob.size)
+
+    def find_damage(self, record: RevisionRecord, pace: Pace = no_pace) -> list[str]:
+        """The parts of a revision that are gone, or damaged and therefore removed now, as messages name them. Raises OSError."""
+        found = []
+        for blob in record.parts():
+            if self.holds(blob, pace):
+                continue
+            with self.writing(blob.digest) as path:
+                # Somebody may have brought it meanwhile.
+                if self.holds(blob):
+                    continue
+                if path.is_file():
+                    path.unlink()
+                    self.damaged += 1
+                    log.error(
+                        "%s of revision %s was damaged on the disk, and is removed", blob.name or blob.digest, record.revision.hash[:8]
+                    )
+            found.append(blob.name or f"evidence {blob.digest[:19]}")
+        return found
 
     def complete(self, record: RevisionRecord) -> None:
         """Say that all blobs of a revision are there. Raises OSError."""

@@ -19,6 +19,7 @@ from edgefleet.oci.golden import parse_golden_lines
 from edgefleet.site.faults import StepFailed, explain_failure
 from edgefleet.site.fetching import Fetching
 from edgefleet.site.gateway_config import Target
+from edgefleet.site.healing import Healing
 from edgefleet.site.intake import Intake
 from edgefleet.site.prefetch import Prefetcher
 from edgefleet.site.registries import Access
@@ -89,6 +90,11 @@ class Worker:
         self._failed_phase = -1
         self._wake = asyncio.Event()
         self._retry = asyncio.Event()
+        self._healing = Healing(
+            site,
+            fetch=lambda order: self._prefetch(order),
+            go_back=lambda order, revision: self._activate(order, revision, back=True),
+        )
 
     def offer(self, record: AssignmentRecord) -> None:
         """The assignment as it is now."""
@@ -267,17 +273,19 @@ class Worker:
 
     async def _confirm(self, order: Order) -> bool:
         try:
-            return await self._site.serving.confirm(order)
+            changed = await self._site.serving.confirm(order)
         except Exception as error:
             failed = explain_failure(error)
             if failed is None:
                 raise
             if failed.reason == "StoreDamaged":
-                await self._prefetch(order)
+                await self._healing.replace(order, failed)
                 await self._site.serving.confirm(order)
                 return True
             # It has served here: that it does not now is the site's trouble, whatever the model server says of it.
             raise StepFailed(Cause.SERVER, failed.reason, failed.message) from error
+        await self._healing.complete(order)
+        return changed
 
     async def _go_back(self, order: Order) -> None:
         """To what served before, as good as it was then and verified anew; its files are here, so no registry is needed."""
@@ -297,7 +305,7 @@ class Worker:
         site = self._site
         site.serving.expect(order.fleet, revision.hash)
         self._progress(order, "Fetching", f"{revision.variant.size} bytes from {revision.repository}")
-        record = await self._prefetch(order.model_copy(update={"revision": revision}))
+        record = await self._healing.bring(order, revision)
         target = Target(order.model, revision.hash)
         runtime = site.runtimes.pick(revision)
         replace_ = self._must_replace(order.fleet, revision)
@@ -326,7 +334,7 @@ class Worker:
         said = [state.gap] if state.gap else []
         if order.revision is not None and order.revision.serving.deployment is None:
             said.append("hardChecks.maxRestarts and oomKilled are NotApplicable: this site does not start the model server")
-        return find_served(order, state, "Serving", "; ".join(said))
+        return find_served(order, state, "Serving", "; ".join(filter(None, (*said, self._healing.describe(order.fleet)))))
 
     async def _prefetch(self, order: Order) -> RevisionRecord:
         site = self._site

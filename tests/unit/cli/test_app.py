@@ -71,7 +71,7 @@ def test_unknown_commands_are_wrong_usage() -> None:
     ("arguments", "code", "said"),
     [
         (["model", "verify", "digits", "--key", "k.pub"], 2, "does not begin with a registry|names no tag"),
-        (["model", "verify", "127.0.0.1:1/digits:1"], 2, "--key"),
+        (["model", "verify", "127.0.0.1:1/digits:1"], 2, "whom to trust: keys or identities, or --bundle with"),
         (["model", "verify", "127.0.0.1:1/digits:1", "--key", "KEY", "--threshold", "0"], 2, "--threshold"),
         (["model", "push", "127.0.0.1:1/digits@sha256:" + "a" * 64, "--no-sign"], 2, "push to a tag"),
         (["model", "push", "127.0.0.1:1/digits:1"], 2, "--key"),

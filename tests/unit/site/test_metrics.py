@@ -18,6 +18,8 @@ LABELS = {
     "edgefleet_agent_lease_writes_total": set(),
     "edgefleet_agent_store_bytes": set(),
     "edgefleet_agent_store_free_bytes": set(),
+    "edgefleet_agent_store_damaged_blobs_total": set(),
+    "edgefleet_agent_store_read_timestamp_seconds": set(),
     "edgefleet_agent_trust_expiry_timestamp_seconds": set(),
     "edgefleet_agent_certificate_expiry_timestamp_seconds": set(),
     "edgefleet_agent_gateway_restarts_total": set(),
@@ -49,7 +51,7 @@ def test_names_and_labels_are_ours_and_a_fleet_has_one_state() -> None:
     def read() -> AgentMetrics:
         finding = Finding(1, "a" * 64, state[0], state[1], NOW)  # type: ignore[arg-type]
         fleets = {"vision/plants": FleetMetrics(finding, 10, 2, 1, 0, 3.5, 41), "vision/shops": FleetMetrics(None, 0, 0, 0, 0)}
-        return AgentMetrics(NOW, 7, 1234, 1, fleets, 5678, NOW, NOW)
+        return AgentMetrics(NOW, 7, 1234, 1, fleets, 5678, NOW, NOW, store_damaged=3, store_read_at=NOW)
 
     with serving_metrics(Endpoint("127.0.0.1", port), read):
         first = fetch(port)
@@ -65,6 +67,7 @@ def test_names_and_labels_are_ours_and_a_fleet_has_one_state() -> None:
     assert first["edgefleet_agent_gap_seconds_total"][0] == ({"fleet": "vision/plants"}, 3.5)
     assert first["edgefleet_agent_gap_requests_total"][0] == ({"fleet": "vision/plants"}, 41)
     assert first["edgefleet_agent_store_bytes"] == [({}, 1234)]
+    assert first["edgefleet_agent_store_damaged_blobs_total"] == [({}, 3)]
 
 
 def test_a_taken_port_is_said() -> None:

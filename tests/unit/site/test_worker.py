@@ -48,7 +48,9 @@ def order_of(revision: FrozenRevision) -> Order:
     return Order.model_validate({**order, "revision": revision, "issued_at": now, "expires_at": now + timedelta(days=14)})
 
 
-async def test_what_serves_is_fetched_again_when_the_store_has_lost_it(revision: FrozenRevision, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_serves_is_taken_from_its_server_and_fetched_again_when_the_store_has_lost_it(
+    revision: FrozenRevision, monkeypatch: pytest.MonkeyPatch
+) -> None:
     done: list[str] = []
 
     async def confirm(_: Order) -> bool:
@@ -60,11 +62,14 @@ async def test_what_serves_is_fetched_again_when_the_store_has_lost_it(revision:
     async def fetch(_: Order) -> None:
         done.append("fetch")
 
-    site: Any = SimpleNamespace(serving=SimpleNamespace(confirm=confirm))
+    async def take_away(_: str) -> None:
+        done.append("take away")
+
+    site: Any = SimpleNamespace(serving=SimpleNamespace(confirm=confirm, take_away=take_away))
     worker = Worker("vision.plants", site)
     monkeypatch.setattr(worker, "_prefetch", fetch)
     assert await worker._confirm(order_of(revision))
-    assert done == ["confirm", "fetch", "confirm"]
+    assert done == ["confirm", "take away", "fetch", "confirm"]
 
 
 async def test_a_failure_that_the_disk_does_not_take_is_reached_again(revision: FrozenRevision, monkeypatch: pytest.MonkeyPatch) -> None:
