@@ -95,6 +95,7 @@ class Settings:
     metrics: Endpoint | None = None
     secrets_namespace: str = ""
     pods: PodSettings | None = None
+    region: str | None = None
 
 
 class StateInUse(Exception):
@@ -210,7 +211,14 @@ class Agent:
             state=state,
             store=store,
             trust=self._trust,
-            intake=Intake(site=settings.site, hardware=settings.hardware, trust=self._trust, state=state, pods=runtimes.pods is not None),
+            intake=Intake(
+                site=settings.site,
+                hardware=settings.hardware,
+                trust=self._trust,
+                state=state,
+                pods=runtimes.pods is not None,
+                region=settings.region,
+            ),
             serving=serving,
             runtimes=runtimes,
             prefetcher=Prefetcher(store, Inbox(inbox_folder(settings.state))),

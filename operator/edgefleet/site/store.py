@@ -58,8 +58,18 @@ class StoredBlob(Schema):
     name: Annotated[str, Field(max_length=255)] = ""
 
 
+class StoredImage(Schema):
+    """The signature bundles of one container image, `name@digest`."""
+
+    image: Annotated[str, Field(max_length=512)]
+    bundles: tuple[StoredBlob, ...]
+
+
 class RevisionRecord(Schema):
-    """A complete revision: what was ordered, its files, and its evidence (index, manifests, signature bundles, golden set)."""
+    """A complete revision: what was ordered, its files, and its evidence (index, manifests, signature bundles, golden set).
+
+    `images` are those whose signatures the trust bundle asked for.
+    """
 
     format_version: Literal[1] = 1
     fleet: str
@@ -71,6 +81,7 @@ class RevisionRecord(Schema):
     golden_manifest: StoredBlob | None = None
     golden_lines: StoredBlob | None = None
     golden_bundles: tuple[StoredBlob, ...] = ()
+    images: tuple[StoredImage, ...] = ()
     used_at: datetime
 
     def parts(self) -> tuple[StoredBlob, ...]:
@@ -80,7 +91,13 @@ class RevisionRecord(Schema):
 
     def blobs(self) -> dict[str, int]:
         """All that it needs, digest to bytes."""
+<<<<<<< /tmp/w/7/D-m/operator/edgefleet/site/store.py
+        singles = [blob for blob in (self.index, self.manifest, self.golden_manifest, self.golden_lines) if blob]
+        singles += [blob for image in self.images for blob in image.bundles]
+        return {blob.digest: blob.size for blob in (*self.files, *self.bundles, *self.golden_bundles, *singles)}
+=======
         return {blob.digest: blob.size for blob in self.parts()}
+>>>>>>> /tmp/w/7/D-t.py
 
 
 class Store:
