@@ -87,17 +87,12 @@ class RevisionRecord(Schema):
     def parts(self) -> tuple[StoredBlob, ...]:
         """All that it needs, the model's files first."""
         singles = [blob for blob in (self.index, self.manifest, self.golden_manifest, self.golden_lines) if blob]
+        singles += [blob for image in self.images for blob in image.bundles]
         return (*self.files, *self.bundles, *self.golden_bundles, *singles)
 
     def blobs(self) -> dict[str, int]:
         """All that it needs, digest to bytes."""
-<<<<<<< /tmp/w/7/D-m/operator/edgefleet/site/store.py
-        singles = [blob for blob in (self.index, self.manifest, self.golden_manifest, self.golden_lines) if blob]
-        singles += [blob for image in self.images for blob in image.bundles]
-        return {blob.digest: blob.size for blob in (*self.files, *self.bundles, *self.golden_bundles, *singles)}
-=======
         return {blob.digest: blob.size for blob in self.parts()}
->>>>>>> /tmp/w/7/D-t.py
 
 
 class Store:
