@@ -41,7 +41,13 @@ VERBS = {
     "rollout": {"explain": "record:explain", "export": "record:export"},
     "judge": {"replay": "record:replay"},
     "model": {"sign": "sign:sign", "export": "transfer:export_release", "adopt": "adopt:adopt"},
-    "site": {"join": "join:join", "leave": "join:leave", "identity": "join:identity", "import": "transfer:import_release"},
+    "site": {
+        "join": "join:join",
+        "leave": "join:leave",
+        "identity": "join:identity",
+        "import": "transfer:import_release",
+        "verify": "verify_site:verify_site",
+    },
 }
 """Verbs whose module is not that of their noun: what live traffic said of a run, how a site comes and goes."""
 
