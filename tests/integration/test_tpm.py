@@ -15,7 +15,7 @@ import pytest
 
 from edgefleet.api.assignment import SiteAssignmentSpec
 from edgefleet.api.attestation import CHALLENGE_REASON, OFFER_ANNOTATION, PROOF_ANNOTATION, Offer, Proof, Signed, proof_name
-from edgefleet.api.meta import site_namespace
+from edgefleet.api.meta import PRESENTED_ANNOTATION, site_namespace
 from edgefleet.api.report import FleetReport
 from edgefleet.cli.app import run
 from edgefleet.kube.client import Api
@@ -27,7 +27,7 @@ from edgefleet.site.tpm_device import Device, signing_template
 from edgefleet.trust.attestation import Attested, Candidate, bind_request, make_challenge, read_challenge, read_offer, verify_proof
 from edgefleet.trust.bundle import make_root
 from edgefleet.trust.errors import Rejected
-from edgefleet.trust.identity import make_request
+from edgefleet.trust.identity import make_request, read_certificate
 from edgefleet.trust.keys import PrivateKey
 from edgefleet.trust.tpm import ATTESTING, SIGNING
 from tests.integration.fakesites import FakeSites, activates
@@ -130,7 +130,8 @@ def test_what_an_owner_can_make_of_a_tpm_is_refused(make_tpm: Makes) -> None:
     honest = one.device.answer(challenge, REQUEST)
     bound = bind_request(base64.b64decode(honest.nonce), REQUEST)
     with Tpm(one.path) as tpm, tpm.primary(ENDORSEMENT, signing_template(ATTESTING)) as (attester, _):
-        narrower, certified = tpm.quote(attester, bound, (0, 2)), tpm.certify(attester, attester, bound)
+        narrower, others = (tpm.quote(attester, bound, pcrs) for pcrs in ((0, 2), (1, 3, 5, 6)))  # all of them are zero
+        certified = tpm.certify(attester, attester, bound)
         with tpm.primary(ENDORSEMENT, signing_template(SIGNING)) as (key, _):
             unrestricted = tpm.quote(key, bound, PCRS)
             # A quote that no TPM has made: of other PCR values, signed by a key that signs anything.
@@ -140,6 +141,7 @@ def test_what_an_owner_can_make_of_a_tpm_is_refused(make_tpm: Makes) -> None:
             pass
     attempts: list[tuple[dict[str, Any], str]] = [
         ({"quote": signed(narrower)}, "PCRMismatch"),
+        ({"quote": signed(others)}, "PCRMismatch"),
         ({"certified": signed(certified)}, "AttributesRejected"),
         ({"quote": signed(unrestricted)}, "SignatureInvalid"),
         ({"quote": signed(forged)}, "SignatureInvalid"),
@@ -384,7 +386,8 @@ async def test_a_proof_is_good_for_its_own_request_and_a_hub_may_die_before_it(h
     site, tpm = await hub.add_site("plant", attestation=REQUIRED), make_tpm()
     found = read_join_file(await invite(hub, site))
     offer = {OFFER_ANNOTATION: tpm.device.make_offer().model_dump_json(by_alias=True)}
-    one, other = (make_request(PrivateKey.generate(), site) for _ in range(2))
+    key = PrivateKey.generate()
+    one, other = make_request(key, site), make_request(PrivateKey.generate(), site)
     async with Api(make_connection(found.hub, found.ca.encode(), token=found.token), user_agent="holder", attempts=1) as api:
 
         async def send(name: str, pem: bytes, annotations: dict[str, str]) -> None:
@@ -397,7 +400,7 @@ async def test_a_proof_is_good_for_its_own_request_and_a_hub_may_die_before_it(h
                 body = await api.get(CERTIFICATE_REQUESTS, f"{site}-{name}")
                 return next(iter(body.get("status", {}).get("conditions", [])), None)
 
-            said: dict[str, Any] = await hub.until(f"an answer to {name}", answered)
+            said: dict[str, Any] = await hub.until(f"an answer to {name}", answered, 60)
             return said
 
         await send("one", one, offer)
@@ -418,10 +421,32 @@ async def test_a_proof_is_good_for_its_own_request_and_a_hub_may_die_before_it(h
         assert (await answer_to("third"))["reason"] == "AttestationRequired"
         await send(proof_name("third"), third, proved)
         assert (await answer_to(proof_name("third")))["reason"] == "ChallengeUnknown"
+        # A challenge is for the request that it denied, also for the TPM that it was made for.
+        await send("fourth", third, offer)
+        swapped = tpm.device.answer(read_challenge((await answer_to("fourth"))["message"]), other)
+        await send(proof_name("fourth"), other, offer | {PROOF_ANNOTATION: swapped.model_dump_json(by_alias=True)})
+        assert (await answer_to(proof_name("fourth")))["reason"] == "ChallengeUnknown"
         assert "verified" not in await attestation_of(hub, site)
 
         hub.kill_hub()
         hub.start_hub()
         await send(proof_name("one"), one, proved)
         assert (await answer_to(proof_name("one")))["type"] == "Approved"
-    await until_attested(hub, site, "QuoteVerified")
+        await until_attested(hub, site, "QuoteVerified")
+
+        async def certificate() -> str:
+            body = await api.get(CERTIFICATE_REQUESTS, f"{site}-{proof_name('one')}")
+            return str(body["status"].get("certificate", ""))
+
+        chain = base64.b64decode(await hub.until("the certificate", certificate))
+    # Whoever copied key and certificate, and saw the proof: the key that is on record needs a proof of its own each time.
+    copied = hub.folder / "copied.pem"
+    copied.write_bytes(key.to_pem().encode() + chain)
+    shown = {PRESENTED_ANNOTATION: read_certificate(chain).pem}
+    async with Api(make_connection(found.hub, found.ca.encode(), certificate=copied), user_agent="thief", attempts=1) as api:
+        await send("bare", one, shown)
+        assert (await answer_to("bare"))["reason"] == "AttestationRequired"
+        await send("again", one, shown | offer)
+        assert (await answer_to("again"))["reason"] == CHALLENGE_REASON
+        await send(proof_name("again"), one, shown | proved)
+        assert (await answer_to(proof_name("again")))["reason"] == "NonceMismatch"

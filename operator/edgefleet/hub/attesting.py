@@ -34,8 +34,6 @@ class Attesting:
         self, record: RequestRecord, request: CertificateRequest, wanted: Attestation, held: AttestationStatus | None, now: datetime
     ) -> Vouched | Refuse:
         """The answer to a request that is granted otherwise. Refuse(CHALLENGE_REASON) brings a challenge as its message."""
-        if held is not None and held.verified is not None and held.verified.key == request.key:
-            return held.verified  # asked again, after a hub that died before it could say so
         try:
             first = challenged_name(record.metadata.name)
             if first is None:
@@ -71,7 +69,9 @@ class Attesting:
         if denial is None:
             return Refuse("ChallengeUnknown", f"it brings a proof for request {challenged.metadata.name}, to which no challenge was given")
         begun = challenged.metadata.creation_timestamp or datetime.fromtimestamp(0, UTC)
-        if now - begun > ANSWER_WITHIN:
+        # One that is on record was in time: the hub that verified it died before it could say so.
+        recorded = held is not None and held.verified is not None and held.verified.key == request.key
+        if now - begun > ANSWER_WITHIN and not recorded:
             return Refuse("ChallengeExpired", f"its challenge is of {begun.isoformat()}: a proof must come within {ANSWER_WITHIN}")
         candidate = await self._read_candidate(challenged.metadata.annotations.get(OFFER_ANNOTATION, ""), now)
         challenge = read_challenge(denial.message)
