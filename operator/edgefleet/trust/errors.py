@@ -27,6 +27,11 @@ room but `OSError` of a file that the caller named. Reasons are CamelCase, becau
     RootKeyUnknown        a key that may sign neither a draft nor its root
     OrderMalformed        an assignment's envelope cannot be read
     OrderSignatureInvalid an assignment that no trusted hub key signed
+    EvidenceMalformed     what a TPM is said to have said cannot be read
+    UntrustedEK           a TPM of a maker that nobody named
+    AttributesRejected    a key that could leave its TPM, or sign what it should not
+    NonceMismatch         an answer to another challenge, or for another request
+    PCRMismatch           a quote of other PCRs, or of other values
     FormatUnknown         an assignment of a newer format: upgrade the agent
 """
 
@@ -47,16 +52,19 @@ class Rejected(Exception):
 def rejecting(reason: str, subject: str) -> Iterator[None]:
     """Turn every failure inside into `Rejected(reason, ...)`; a Rejected passes as it is.
 
-    Parsers meet input that nobody foresaw: an exception that we did not think of must still be a no, never a crash.
+    Parsers meet input that nobody foresaw: an exception that we did not think of must still be a no, never a crash. What a library in Rust
+    raises where it panics is not even an Exception.
     """
     try:
         yield
     except Rejected:
         raise
-    except Exception as error:
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         raise Rejected(reason, f"{subject}: {_brief(error)}") from error
 
 
-def _brief(error: Exception) -> str:
+def _brief(error: BaseException) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 300 else text[:297] + "..."
