@@ -5,14 +5,17 @@ from typing import Any
 
 import pytest
 
+from edgefleet.api.assignment import Order
 from edgefleet.api.meta import format_time
 from edgefleet.hub.gathering import assignment_facts
 from edgefleet.hub.records import AssignmentRecord
+from edgefleet.trust.keys import PrivateKey
+from edgefleet.trust.orders import sign_order
 
 ACTIVE = {"revision": "a" * 64, "since": "2026-11-24T12:00:00Z"}
 
 
-def record(status: dict[str, Any]) -> AssignmentRecord:
+def record(status: dict[str, Any], envelope: str = "e30=") -> AssignmentRecord:
     spec = {
         "site": "berlin",
         "fleet": "vision/plants",
@@ -20,11 +23,22 @@ def record(status: dict[str, Any]) -> AssignmentRecord:
         "action": "Run",
         "model": "weld",
         "expiresAt": "2030-01-01T00:00:00Z",
-        "envelope": "e30=",
+        "envelope": envelope,
     }
     return AssignmentRecord.model_validate(
         {"metadata": {"name": "vision.plants", "namespace": "edgesite-berlin"}, "spec": spec, "status": status}
     )
+
+
+def test_of_an_envelope_only_its_signer_is_kept() -> None:
+    ends = datetime(2030, 1, 1, tzinfo=UTC)
+    key = PrivateKey.generate()
+    order = Order(
+        site="berlin", fleet="vision/plants", sequence=1, action="Withdraw", model="weld", revision=None, issued_at=ends, expires_at=ends
+    )
+    found = record({}, sign_order(order, key))
+    assert assignment_facts(found).signer == found.spec.envelope == key.public.id
+    assert assignment_facts(record({})).signer == ""
 
 
 def test_times_of_a_site_are_read() -> None:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from edgefleet.api.assignment import FrozenRevision, Order, SiteAssignmentSpec
@@ -210,7 +210,7 @@ def recorded(sequence: int) -> tuple[Order, AssignmentRecord]:
     return order, record_of(order)
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5, deadline=None, phases=[Phase.reuse, Phase.generate])
 @given(replay=st.permutations(RECORDED), restarts=st.sets(st.sampled_from(RECORDED), max_size=5))
 async def test_replayed_orders_never_lower_the_sequence(replay: list[int], restarts: set[int]) -> None:
     """500 recorded assignments in any order, with restarts in between."""
