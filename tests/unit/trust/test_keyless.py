@@ -301,6 +301,19 @@ def test_what_is_no_root(root: bytes) -> None:
     assert raised.value.reason == "TrustedRootMalformed"
 
 
+def test_a_panic_of_a_library_is_a_refusal() -> None:
+    """A name that is no UTF-8 in a timestamp authority's certificate ends OpenSSL's binding in Rust with what is not an Exception."""
+
+    def spoil(document: dict[str, Any]) -> None:
+        for certificate in document["timestampAuthorities"][0]["certChain"]["certificates"]:
+            data = base64.b64decode(certificate["rawBytes"]).replace(b"sigstore.test TSA", b"sigstore.test \xff\xff\xff")
+            certificate["rawBytes"] = base64.b64encode(data).decode()
+
+    with pytest.raises(Rejected, match="ErrorStack") as raised:
+        verify(V2, root=root_with(spoil))
+    assert raised.value.reason == "TimestampInvalid"
+
+
 # Releases: keys and identities together
 
 
