@@ -2,14 +2,21 @@
 
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from edgefleet.cli.app import run
+from edgefleet.oci.client import RegistryClient
+from edgefleet.oci.push import attach_bundle
+from edgefleet.oci.reference import Repository
+from edgefleet.trust.keys import PrivateKey
+from edgefleet.trust.release import RELEASE_PREDICATE, SIGN_PREDICATE, ReleaseFacts, attest_release, sign_digest
 from tests.lab.registry import Registry
 from tests.lab.registry_tokens import TokenAuth
+from tests.lab.sigstore.private import PrivateSigstore
 
 Command = Callable[..., Any]
 GOLDEN = '{"inputs":[{"name":"x","datatype":"FP32","shape":[1,2],"data":[1,2.5]}],"expect":{"output":"y","label":3}}\n'
@@ -163,6 +170,59 @@ def test_whom_a_trust_bundle_names_is_believed(registry: Registry, told: Command
     assert told(f"model verify {ref} {trust} -o json")["verified"]
     assert "SeqTooLow" in told(f"model verify {ref} {trust} --min-seq 2", 1)
     assert "PredicateMissing" in told(f"model verify {ref} {trust} --require-predicate https://slsa.dev/provenance/v1", 1)
+
+
+def test_who_signed_without_a_key_is_named_with_issuer_time_and_log(registry: Registry, told: Command, desk: Path) -> None:
+    ref, sigstore = f"{registry.host}/vision/digits:v1", PrivateSigstore()
+    (desk / "sigstore.json").write_text(json.dumps(sigstore.trusted_root()))
+    digest = told(push_line(registry.host, "--no-sign -o json"))["digest"]
+    predicate = {
+        "model": "digits",
+        "version": "v1",
+        "releaseSeq": 1,
+        "createdAt": "2026-01-02T03:04:05Z",
+        "variants": variants_of(told, ref),
+    }
+    who: dict[str, Any] = {"subject": "release@acme.test", "issuer": "https://token.test", "rekor": 2, "stamped": True}
+    with RegistryClient() as client:
+        for kind, said in ((SIGN_PREDICATE, {}), (RELEASE_PREDICATE, predicate)):
+            attach_bundle(
+                client, Repository.parse(f"{registry.host}/vision/digits"), digest, sigstore.sign(kind, digest, said, **who), kind
+            )
+    trust = "--issuer https://token.test --sigstore-root sigstore.json"
+    (signer,) = told(f"model verify {ref} --identity release@acme.test {trust} -o json")["signers"]
+    assert (signer["signer"], signer["issuer"]) == ("release@acme.test", "https://token.test")
+    assert set(signer) == {"signer", "issuer", "loggedAt", "log"}
+    page = told(f"model verify {ref} --identity-regex .*@acme[.]test {trust}")
+    for label, value in (
+        ("signer", "release@acme.test"),
+        ("issuer", "https://token.test"),
+        ("logged", signer["loggedAt"]),
+        ("log", signer["log"]),
+    ):
+        assert any(line.split() == [label, value] for line in page.splitlines()), page
+    assert "IdentityMismatch" in told(f"model verify {ref} --identity other@acme.test {trust}", 1)
+    # What nobody has verified is shown as a claim.
+    attached = told(f"model inspect {ref} -o json")["attached"]
+    assert [(one["namesSubject"], one["namesIssuer"]) for one in attached] == [("release@acme.test", "https://token.test")] * 2
+    assert "not verified" in told(f"model inspect {ref}")
+
+
+@pytest.mark.parametrize("wrong", [{"fp32": "sha256:" + "0" * 64}, {"fp32": "", "int8": "", "more": "sha256:" + "0" * 64}])
+def test_a_release_whose_variants_are_attested_otherwise_is_refused(wrong: dict[str, str], registry: Registry, told: Command) -> None:
+    """Whoever built it meant another index than the one that was signed, such as one with a variant that was swapped."""
+    ref = f"{registry.host}/vision/digits:v1"
+    digest = told(push_line(registry.host, "--no-sign -o json"))["digest"]
+    key, found = PrivateKey.from_pem(Path("t/publisher.key").read_bytes()), variants_of(told, ref)
+    variants = {name: value or found[name] for name, value in wrong.items()}
+    facts = ReleaseFacts(model="digits", version="v1", release_seq=1, created_at=datetime.now(UTC), variants=variants)
+    with RegistryClient() as client:
+        for bundle in (sign_digest(key, digest), attest_release(key, digest, facts)):
+            attach_bundle(client, Repository.parse(f"{registry.host}/vision/digits"), digest, bundle, "any")
+    for line in (f"model verify {ref}", f"model pull {ref} --variant fp32 --to out", f"model export {ref} --to out"):
+        assert "VariantMismatch" in told(f"{line} --key t/publisher.pub", 1)
+    assert "VariantMismatch" in told(f"model sign {ref} --key s/publisher.key --signer t/publisher.pub", 1)
+    assert not Path("out").exists()
 
 
 def test_a_refusal_is_told_as_json_too(registry: Registry, told: Command, capsys: pytest.CaptureFixture[str]) -> None:

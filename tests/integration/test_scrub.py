@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from edgefleet.api.assignment import FrozenRevision
+from edgefleet.cli.app import run
 from tests.integration.site_rig import Client, Rig, free_ports, open_rig, wait_until
 from tests.lab.cluster import Lab
 from tests.lab.registry import Fault, Registry, Request
@@ -137,10 +138,13 @@ async def test_what_serves_from_memory_goes_on_and_is_healed_beside(rig: Rig) ->
         assert "1.1 serves from memory" in status.message
         assert status.active is not None
         assert status.active.revision == second.hash
+        verify = ["site", "verify", "--state", str(rig.state), "--root", str(rig.folder / "root.json")]
+        assert await asyncio.to_thread(run, verify) == 1
         rig.registry.fault = None
         await rig.wait_for("Active")
         for revision in (second, first):
             await healed(rig, revision)
+        assert await asyncio.to_thread(run, verify) == 0
         await client.answered(20)
     assert client.lost == []
     assert set(client.answers) == {name_of(rig, second)}
