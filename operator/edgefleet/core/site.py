@@ -204,20 +204,24 @@ class Step(StrEnum):
     ACTIVATE = "Activate"
     WITHDRAW = "Withdraw"
     GO_BACK = "GoBack"
-    """Its revision serves, and was found worse on live traffic here: switch to the previous one."""
+    """What serves was found worse on live traffic here, or is revoked by the trust bundle: switch to the previous one."""
     REST = "Rest"
     """Its revision failed here under this very sequence: wait for another order."""
 
 
-def decide_step(order: Order, memory: FleetMemory) -> Step:
-    """The step that an accepted order leads to, after any restart: it reads only what was persisted."""
+def decide_step(order: Order, memory: FleetMemory, *, disowned: bool = False, barred: bool = False) -> Step:
+    """The step that an accepted order leads to, after any restart: it reads only what was persisted.
+
+    `disowned`: the trust bundle revokes what serves, and what served before may take its place; `barred`: what is asked for is revoked.
+    """
     if order.action == "Withdraw":
         return Step.WITHDRAW
+    failed = memory.failed_at == order.sequence
     if order.revision is not None and order.revision.hash == memory.active:
-        return Step.GO_BACK if memory.failed_at == order.sequence and memory.previous else Step.KEEP
-    if memory.failed_at == order.sequence:
-        return Step.REST
-    return Step.ACTIVATE
+        return Step.GO_BACK if disowned or (failed and memory.previous) else Step.KEEP
+    if disowned and (failed or barred):
+        return Step.GO_BACK
+    return Step.REST if failed else Step.ACTIVATE
 
 
 class Cause(StrEnum):

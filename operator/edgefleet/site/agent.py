@@ -227,6 +227,7 @@ class Agent:
             report_now=self._heartbeat.report_now,
         )
         self._reconciler = Reconciler(self._site)
+        serving.find_over = self._site.revoking.find_over
         self._scrub = Scrub(store, state, self._reconciler.look_again)
         self._judge = OwnJudge(
             state=state,

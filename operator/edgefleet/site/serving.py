@@ -20,7 +20,7 @@ from edgefleet.site.faults import StepFailed, explain_failure
 from edgefleet.site.gateway import Gateway, GatewayDown
 from edgefleet.site.gateway_config import NOBODY, Target, Upstream
 from edgefleet.site.runtimes.choice import Runtimes
-from edgefleet.site.state import FleetState, StateFile
+from edgefleet.site.state import Failure, FleetState, StateFile
 from edgefleet.site.store import RevisionRecord, Store
 
 log = logging.getLogger(__name__)
@@ -50,6 +50,8 @@ class Serving:
         self._broken: set[str] = set()
         self.on_switch: Callable[[], None] = lambda: None
         """Called when clients have been switched to another revision."""
+        self.find_over: Callable[[str], Failure | None] = lambda _: None
+        """Says of a fleet whether what serves may not serve any more, and why."""
 
     def active(self, fleet: str) -> ActiveRevision | None:
         """What the gateway routes to for a fleet, as reports say it."""
@@ -69,7 +71,7 @@ class Serving:
 
         What was withdrawn stays while there is room for it.
         """
-        serving = [state for state in self._state.fleets.values() if state.active]
+        serving = [state for state in self._state.fleets.values() if state.active or state.stopped_at]
         kept = {revision for state in serving for revision in (state.active, state.previous) if revision}
         return kept | set(self._expected.values())
 
@@ -160,6 +162,7 @@ class Serving:
                 previous=before.active or before.previous,
                 previous_sequence=before.served_sequence if before.active else before.previous_sequence,
                 withdrawn_at=None,
+                stopped_at=None,
                 failure=before.failure if back else None,
             )
             self.expect(order.fleet, None)
@@ -199,6 +202,7 @@ class Serving:
                     golden_score="",
                     previous=state.active or state.previous,
                     withdrawn_at=datetime.now(UTC),
+                    stopped_at=None,
                     gap_since=None,
                     failure=None,
                 )
@@ -209,6 +213,26 @@ class Serving:
             log.info("fleet %s: %s is withdrawn", order.fleet, order.model)
             self._clean_up(order.fleet, order.storage)
         return new
+
+    async def stop_if_over(self, fleet: str) -> bool:
+        """Take out of service what is revoked and past its time; True if it served until now. Raises StepFailed.
+
+        On disk first; after a crash in between, the next look finishes it.
+        """
+        async with self._locks[fleet]:
+            over = self.find_over(fleet)
+            if over is not None:
+                self._state.change_fleet(
+                    fleet, active=None, active_since=None, golden_score="", stopped_at=over.at, gap_since=None, failure=over
+                )
+                log.warning("fleet %s: %s", fleet, over.message)
+            state = self._state.fleet(fleet)
+            if state.stopped_at is not None and self._state.holders().get(state.model) is None:
+                await _explained(self._gateway.switch(state.model, None))
+        if over is not None:
+            self.on_switch()
+            self._clean_up(fleet)
+        return over is not None
 
     async def ensure(self, fleet: str) -> None:
         """What the state says serves, serves: loaded, then routed. Raises StepFailed."""
@@ -281,6 +305,8 @@ class Serving:
         while True:
             self._wake.clear()
             for fleet in list(self._state.fleets):
+                if await self._stop_if_over(fleet):
+                    on_change(fleet)
                 was_broken = fleet in self._broken
                 works = await self._upkeep(fleet)
                 if not works:
@@ -301,6 +327,13 @@ class Serving:
 
     def _pods_placed(self) -> set[str]:
         return self._runtimes.pods.placed() if self._runtimes.pods is not None else set()
+
+    async def _stop_if_over(self, fleet: str) -> bool:
+        try:
+            return await self.stop_if_over(fleet)
+        except (StepFailed, OSError) as error:
+            log.warning("fleet %s: what is revoked is not out of service yet: %s", fleet, error)
+            return False
 
     async def _upkeep(self, fleet: str) -> bool:
         try:

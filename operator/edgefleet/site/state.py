@@ -42,7 +42,8 @@ class FleetState(Schema):
     `served_sequence` is the newest order that was carried out: under it `active` serves, or was withdrawn. `model` and `slo` are those of
     `active`, `analysis`, `checks` and `soak` are how that order wants it judged; `previous` served before it, under `previous_sequence`.
     `gap_since`: since when no revision serves, because one is stopped before the next (switch: Replace). `gap_seconds` and `gap_requests`:
-    how long that was, and how many requests were refused, in all; `gap` says it of the last time.
+    how long that was, and how many requests were refused, in all; `gap` says it of the last time. `stops` are by digest what the newest
+    order says of when serving must end; `stopped_at`: since when nothing serves for such a reason, which `failure` tells.
     """
 
     floor: int = 0
@@ -65,6 +66,8 @@ class FleetState(Schema):
     gap_requests: int = 0
     gap: str = ""
     failure: Failure | None = None
+    stops: dict[str, datetime] = Field(default_factory=dict)
+    stopped_at: datetime | None = None
 
     def watch_for(self, otherwise: timedelta) -> timedelta:
         """For how long after its switch `active` is on trial: its soak, where a run has one."""

@@ -20,6 +20,7 @@ from edgefleet.trust.errors import Rejected
 if TYPE_CHECKING:
     # Imported late at run time: the TUF library would cost time and memory in every command that only imports the agent.
     from edgefleet.trust.bundle import TrustBundle
+    from edgefleet.trust.publishers import Revoked
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,13 @@ class TrustKeeper:
             ended = format_time(self._bundle.expires_at)
             raise Rejected("TrustStale", f"the trust bundle ended at {ended}: the root keys must sign a new one")
         return self._bundle
+
+    @property
+    def revoked(self) -> "Revoked":
+        """What the bundle in force revokes; one that is past its end revokes no less."""
+        from edgefleet.trust.publishers import Revoked
+
+        return self._bundle.revoked if self._bundle else Revoked()
 
     @property
     def ends(self) -> datetime | None:

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from edgefleet.api.assignment import FrozenRevision, Order
 from edgefleet.api.meta import format_time
 from edgefleet.core.golden import GoldenLine
+from edgefleet.core.revocation import REVOKED
 from edgefleet.core.site import Accept, Cause, Refuse, Step, asked_for, decide_fault, decide_step, plan_delay
 from edgefleet.oci.golden import parse_golden_lines
 from edgefleet.site.faults import StepFailed, explain_failure
@@ -23,6 +24,7 @@ from edgefleet.site.healing import Healing
 from edgefleet.site.intake import Intake
 from edgefleet.site.prefetch import Prefetcher
 from edgefleet.site.registries import Access
+from edgefleet.site.revoking import Revoking
 from edgefleet.site.runtimes.choice import Runtimes
 from edgefleet.site.serving import Serving
 from edgefleet.site.state import Failure, StateFile
@@ -67,11 +69,12 @@ class Site:
         self.publish = publish
         self.report_now = report_now
         self.fetching: Fetching[RevisionRecord] = Fetching()
+        self.revoking = Revoking(trust, state, store)
 
 
 def _carried(order: Order) -> tuple[object, ...]:
     """What an order is carried out by: a renewal says the same for longer, unless its EdgeSite was changed."""
-    return order.sequence, order.storage, order.registries, order.proxy
+    return order.sequence, order.storage, order.registries, order.proxy, order.stop_serving
 
 
 class Worker:
@@ -176,6 +179,10 @@ class Worker:
             self._site.state.change_fleet(
                 order.fleet, floor=order.sequence, accepted_action=action, accepted_revision=revision, failure=None
             )
+        stops = {one.digest: one.by for one in order.stop_serving or ()}
+        if stops != self._site.state.fleet(order.fleet).stops:
+            self._site.state.change_fleet(order.fleet, stops=stops)
+            self._site.serving.look_now()
 
     async def _end_job(self) -> None:
         if self._job is not None and not self._job.done():
@@ -246,7 +253,9 @@ class Worker:
     async def _attempt(self, order: Order) -> None:
         site = self._site
         state = site.state.fleet(order.fleet)
-        match decide_step(order, state.to_memory()):
+        disowned = site.revoking.is_disowned(order.fleet)
+        barred = order.revision is not None and bool(site.revoking.forbids(order.fleet, order.revision))
+        match decide_step(order, state.to_memory(), disowned=disowned, barred=barred):
             case Step.KEEP:
                 changed = await self._confirm(order)
                 self._publish(self._served(order))
@@ -254,10 +263,17 @@ class Worker:
                 changed = await site.serving.withdraw(order)
                 self._publish(find_served(order, site.state.fleet(order.fleet), "Withdrawn"))
             case Step.GO_BACK:
+                failure = state.failure
+                if failure is None and order.revision is not None:
+                    why = f"{site.revoking.describe(order.fleet) or 'it is revoked'}; this site goes back to what served before"
+                    failure = Failure(
+                        sequence=order.sequence, revision=order.revision.hash, reason=REVOKED, message=why, at=datetime.now(UTC)
+                    )
+                    site.state.change_fleet(order.fleet, failure=failure)
                 await self._go_back(order)
                 changed = True
-                if state.failure is not None:
-                    self._publish(find_failed(state.failure))
+                if failure is not None:
+                    self._publish(find_failed(failure))
             case Step.REST:
                 changed = False
                 if state.failure is not None:
@@ -303,6 +319,8 @@ class Worker:
 
     async def _activate(self, order: Order, revision: FrozenRevision, *, back: bool = False) -> None:
         site = self._site
+        self._require_allowed(order, revision)
+        trust = site.trust.require()
         site.serving.expect(order.fleet, revision.hash)
         self._progress(order, "Fetching", f"{revision.variant.size} bytes from {revision.repository}")
         record = await self._healing.bring(order, revision)
@@ -322,6 +340,9 @@ class Worker:
                 score = await verify_golden_set(runtime, target.served_name, revision.golden, lines)
             require_no_trouble(runtime.judge(target.served_name, order.checks, beside=beside))
             self._require_fresh(order)
+            self._require_allowed(order, revision)
+            if site.trust.require() is not trust:
+                raise StepFailed(Cause.TRUST, "TrustChanged", "another trust bundle came into force meanwhile: all is verified anew")
             await site.serving.activate(order, record, score, back=back)
 
     def _must_replace(self, fleet: str, revision: FrozenRevision) -> bool:
@@ -334,7 +355,9 @@ class Worker:
         said = [state.gap] if state.gap else []
         if order.revision is not None and order.revision.serving.deployment is None:
             said.append("hardChecks.maxRestarts and oomKilled are NotApplicable: this site does not start the model server")
-        return find_served(order, state, "Serving", "; ".join(filter(None, (*said, self._healing.describe(order.fleet)))))
+        revoked = self._site.revoking.describe(order.fleet)
+        said = [revoked, *said, self._healing.describe(order.fleet)]
+        return find_served(order, state, REVOKED if revoked else "Serving", "; ".join(filter(None, said)))
 
     async def _prefetch(self, order: Order) -> RevisionRecord:
         site = self._site
@@ -349,6 +372,11 @@ class Worker:
         if data is None:
             raise StepFailed(Cause.DISK, "StoreDamaged", "the golden set is gone from the store: it will be fetched again")
         return parse_golden_lines(data, "golden set")
+
+    def _require_allowed(self, order: Order, revision: FrozenRevision) -> None:
+        forbidden = self._site.revoking.forbids(order.fleet, revision)
+        if forbidden:
+            raise StepFailed(Cause.TRUST, REVOKED, forbidden)
 
     def _require_fresh(self, order: Order) -> None:
         # The newest envelope counts: a renewal may have come while this was under way.

@@ -6,13 +6,15 @@ from typing import Any
 
 import pytest
 
-from edgefleet.api.assignment import StopServing
+from edgefleet.api.assignment import FrozenRevision, Order, StopServing
 from edgefleet.api.conditions import find_condition
 from edgefleet.api.meta import format_time
-from edgefleet.api.model import EdgeModelStatus, Release, RevokedRelease
+from edgefleet.api.model import EdgeModelStatus, Release, RevokedRelease, Serving, Variant
 from edgefleet.core.actions import AssignSite, EndRun, RenewSite, StartRun
 from edgefleet.core.facts import FleetFacts, SiteFacts
 from edgefleet.core.fleet import decide_fleet
+from edgefleet.core.revocation import Revocations, merge_stops
+from edgefleet.core.site import FleetMemory, Step, decide_step
 from edgefleet.core.status import summarise_model
 from edgefleet.core.upkeep import terms_of
 from edgefleet.hub.disowned import MAX_SIGNERS_SHOWN, find_disowned
@@ -150,3 +152,82 @@ def test_nothing_starts_for_what_is_disowned() -> None:
     sites: list[SiteFacts] = [told(site("s1"), A, "weld-1", "Active")]
     decision = decide_fleet(fleet(B, runs=[STABLE], sites=sites, model=model(B, verified=False, reason="X", disowned=WHY)), NOW)
     assert not [one for one in decision.actions if isinstance(one, StartRun)]
+
+
+# -- at a site -------------------------------------------------------------------------------------------------------------------------
+
+OLD, SERVED, NEW = (
+    FrozenRevision(
+        hash=letter * 64,
+        model="weld-qc",
+        repository="registry.example/vision/weld",
+        digest="sha256:" + letter * 64,
+        version=f"{seq}.0",
+        seq=seq,
+        variant=Variant(name="cpu", digest="sha256:" + "0" * 64, size=1, arch="amd64"),
+        serving=Serving(repository={}),
+    )
+    for letter, seq in (("a", 1), ("b", 2), ("c", 3))
+)
+
+
+@pytest.mark.parametrize(
+    ("revoked", "stops", "previous", "leaves"),
+    [
+        pytest.param({SERVED}, {}, OLD, True, id="back to what served before"),
+        pytest.param(set(), {}, OLD, False, id="nothing is revoked"),
+        pytest.param({SERVED}, {}, None, False, id="nothing served before"),
+        pytest.param({SERVED, OLD}, {}, OLD, False, id="what served before is revoked too"),
+        pytest.param({SERVED}, {OLD: 3600}, OLD, False, id="what served before shall end as well"),
+        pytest.param({SERVED}, {}, NEW, False, id="a newer one was taken back from here"),
+        pytest.param(set(), {SERVED: -1}, OLD, False, id="the hub alone sends nobody back"),
+    ],
+)
+def test_a_site_leaves_what_its_bundle_revokes(
+    revoked: set[Any], stops: dict[Any, int], previous: FrozenRevision | None, leaves: bool
+) -> None:
+    times = {one.digest: NOW + timedelta(seconds=seconds) for one, seconds in stops.items()}
+    assert Revocations(frozenset(one.digest for one in revoked), times).disowned(SERVED, previous) is leaves
+
+
+def test_the_time_to_be_served_ends_and_is_told() -> None:
+    found = Revocations(frozenset({SERVED.digest}), {SERVED.digest: NOW})
+    before = NOW - timedelta(seconds=1)
+    assert [found.is_over(SERVED, when) for when in (before, NOW)] == [False, True]
+    assert (found.is_over(OLD, NOW), found.forbids(OLD, NOW), found.describe(OLD), found.describe(None)) == (False, "", "", "")
+    assert "revoked by the trust bundle" in found.forbids(SERVED, before)
+    assert f"until {format_time(NOW)}, then nothing serves" in found.describe(SERVED)
+    by_order = Revocations(frozenset(), {SERVED.digest: NOW})
+    assert by_order.forbids(SERVED, before) == "", "what the hub lets serve until then may be started again until then"
+    assert "its time to be served is over" in by_order.forbids(SERVED, NOW)
+
+
+def test_of_two_voices_the_earlier_counts() -> None:
+    later = NOW + timedelta(hours=1)
+    assert merge_stops([("x", NOW), ("y", later)], [("x", later), ("y", NOW)]) == {"x": NOW, "y": NOW}
+
+
+def order(revision: FrozenRevision, sequence: int = 5) -> Order:
+    times = {"issued_at": NOW, "expires_at": NOW + timedelta(days=14)}
+    return Order(site="s", fleet="vision/weld", sequence=sequence, action="Run", model="weld-qc", revision=revision, **times)
+
+
+@pytest.mark.parametrize(
+    ("asked", "memory", "disowned", "barred", "step"),
+    [
+        pytest.param(SERVED, {"active": SERVED}, True, True, Step.GO_BACK, id="what is ordered is revoked"),
+        pytest.param(SERVED, {"active": SERVED}, False, True, Step.KEEP, id="revoked, and nothing to go back to"),
+        pytest.param(SERVED, {"active": OLD, "failed_at": 5}, False, True, Step.REST, id="it went back"),
+        pytest.param(SERVED, {"active": OLD}, False, True, Step.ACTIVATE, id="ordered again: refused by name when it is tried"),
+        pytest.param(NEW, {"active": SERVED}, True, False, Step.ACTIVATE, id="the hub knows a way"),
+        pytest.param(NEW, {"active": SERVED}, True, True, Step.GO_BACK, id="the hub's way is revoked too"),
+        pytest.param(NEW, {"active": SERVED, "failed_at": 5}, True, False, Step.GO_BACK, id="the hub's way failed here"),
+        pytest.param(SERVED, {"active": None, "failed_at": 5}, True, True, Step.GO_BACK, id="stopped, and there is one to go back to"),
+        pytest.param(SERVED, {"active": None, "failed_at": 5}, False, True, Step.REST, id="stopped"),
+    ],
+)
+def test_the_step_at_a_site(asked: FrozenRevision, memory: dict[str, Any], disowned: bool, barred: bool, step: Step) -> None:
+    serving = memory.get("active")
+    kept = FleetMemory(floor=5, active=serving.hash if serving else None, previous=OLD.hash, failed_at=memory.get("failed_at"))
+    assert decide_step(order(asked), kept, disowned=disowned, barred=barred) is step
+    assert decide_step(order(asked).model_copy(update={"action": "Withdraw"}), kept, disowned=disowned, barred=barred) is Step.WITHDRAW

@@ -14,11 +14,14 @@ from edgefleet.api.site import Proxy
 from edgefleet.core.site import Accept, Cause
 from edgefleet.site import worker as module
 from edgefleet.site.faults import StepFailed
+from edgefleet.site.revoking import Revoking
 from edgefleet.site.state import Failure, StateFile
 from edgefleet.site.status import AssignmentRecord
 from edgefleet.site.store import RevisionRecord, Store
 from edgefleet.site.summary import Finding
+from edgefleet.site.trust_keeper import TrustKeeper
 from edgefleet.site.worker import Worker
+from edgefleet.trust.publishers import Revoked
 
 
 class FullDisk:
@@ -148,6 +151,7 @@ async def test_what_failed_on_live_traffic_is_switched_back_and_told(
     site: Any = SimpleNamespace(
         state=state,
         store=store,
+        revoking=Revoking(cast("TrustKeeper", SimpleNamespace(revoked=Revoked())), state, store),
         serving=SimpleNamespace(expect=lambda *_: None),
         publish=lambda name, finding: found.append(finding),
         report_now=lambda: None,
