@@ -1,5 +1,5 @@
-"""`edgefleet trust`: make the keys and the trust bundle that sites believe, and show a bundle; what changes one is in trust_publishers.py
-and trust_keys.py."""
+"""`edgefleet trust`: make the keys and the trust bundle that sites believe, and show a bundle; what changes one is in trust_publishers.py,
+trust_limits.py and trust_keys.py."""
 
 import json
 import re
@@ -14,6 +14,7 @@ from edgefleet.cli.artifacts import require_name
 from edgefleet.cli.output import EXIT_CODES, CommandFailed, Format, FormatOption, print_facts, print_json, print_note, print_table, short
 from edgefleet.cli.trust_folder import BUNDLE, ROOT, DaysOption, verify_file, write_new
 from edgefleet.cli.trust_keys import ROOT_DAYS, make_key, renew, replace_hub_key, rotate, sign
+from edgefleet.cli.trust_limits import set_limits
 from edgefleet.cli.trust_publishers import ModelsOption, add_publisher, revoke
 from edgefleet.trust.bundle import make_bundle, make_root
 from edgefleet.trust.bundle_content import BundleContent
@@ -24,6 +25,7 @@ from edgefleet.trust.publishers import Publisher
 app = typer.Typer(help="Make, show and change what sites believe.", epilog=EXIT_CODES, no_args_is_help=True)
 app.command("add-publisher", epilog=EXIT_CODES)(add_publisher)
 app.command("revoke", epilog=EXIT_CODES)(revoke)
+app.command("set-limits", epilog=EXIT_CODES)(set_limits)
 app.command("replace-hub-key", epilog=EXIT_CODES)(replace_hub_key)
 app.command("renew", epilog=EXIT_CODES)(renew)
 app.command("rotate", epilog=EXIT_CODES)(rotate)

@@ -1,0 +1,85 @@
+"""`edgefleet trust set-limits`: from a file that people review to what a site reads."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from edgefleet.cli.app import run
+from edgefleet.core.limits import GoldenLimit, Limits
+from edgefleet.trust.bundle import TrustBundle, open_bundle
+
+FILE = """
+limits:
+  default: {endpoints: [registry.example], golden: {min: 90%}}
+  models:
+    weld-qc: {images: [registry.example/serving/*], regions: [kz, de]}
+imageSigners:
+  - repository: registry.example/serving/*
+    keys:
+      - |
+        KEY
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
+    assert run(["trust", "init", str(tmp_path / "trust"), "--model", "weld-qc"]) == 0
+    capsys.readouterr()
+    return tmp_path / "trust"
+
+
+@pytest.fixture
+def file(folder: Path) -> Path:
+    key = (folder / "publisher.pub").read_text()
+    path = folder.parent / "limits.yaml"
+    path.write_text(FILE.replace("KEY", key.strip().replace("\n", "\n        ")))
+    return path
+
+
+def held(folder: Path) -> TrustBundle:
+    data, root = (folder / "bundle.json").read_bytes(), (folder / "root.json").read_bytes()
+    return open_bundle(data, pinned_root=root, floor_version=0, now=datetime.now(UTC))
+
+
+def test_a_file_becomes_the_limits_of_a_bundle(folder: Path, file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["trust", "set-limits", str(folder), str(file)]) == 0
+    assert "+ limits.models.weld-qc.regions: kz" in capsys.readouterr().out
+    found = held(folder)
+    assert found.version == 2
+    assert found.limits.of("weld-qc") == Limits(("registry.example/serving/*",), ("registry.example",), ("kz", "de"), GoldenLimit(90))
+    assert [key.to_pem() for key in found.image_signers[0].publisher.keys] == [(folder / "publisher.pub").read_text()]
+
+    assert run(["trust", "set-limits", str(folder), str(file)]) == 0
+    assert "nothing changes" in capsys.readouterr().err
+    assert run(["trust", "show", str(folder / "bundle.json"), "-o", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["limits"]["default"] == {"endpoints": ["registry.example"], "golden": {"min": "90%"}}
+
+    # Another change leaves them as they are; an empty file takes them away, and with them the format that needed them.
+    assert run(["trust", "add-publisher", str(folder), "--model", "weld-qc", "--min-seq", "3"]) == 0
+    assert held(folder).limits == found.limits
+    file.write_text("")
+    assert run(["trust", "set-limits", str(folder), str(file)]) == 0
+    assert json.loads((folder / "bundle.json").read_bytes())["formatVersion"] == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("limit: {}", "limits and imageSigners"),
+        ("- limits", "limits and imageSigners"),
+        ("limits: {models: {other: {images: []}}}", "other"),
+        ("limits: {default: {images: [mlserver]}}", "registry.example/serving"),
+        ("limits: {default: {podSecurity: privileged}}", "podSecurity"),
+        ("imageSigners: [{repository: registry.example/serving/*}]", "threshold 1 cannot be met by 0"),
+        ("limits: [", "limits.yaml"),
+    ],
+)
+def test_what_cannot_be_meant_is_told_and_changes_nothing(
+    folder: Path, file: Path, capsys: pytest.CaptureFixture[str], text: str, told: str
+) -> None:
+    file.write_text(text)
+    assert run(["trust", "set-limits", str(folder), str(file)]) == 1
+    assert told in capsys.readouterr().err
+    assert held(folder).version == 1
