@@ -15,6 +15,7 @@ from edgefleet.core.facts import AssignmentFacts, FleetFacts, RunFacts, SiteFact
 from edgefleet.core.memory import Memory, recall
 from edgefleet.core.progress import UNREACHABLE, SiteProgress, Stand, fault_of, is_confirmed, survey
 from edgefleet.core.reach import is_reachable
+from edgefleet.core.revocation import REVOKED
 from edgefleet.core.upkeep import SEQUENCE_REFUSALS
 from edgefleet.core.waves import list_waves
 
@@ -121,6 +122,8 @@ class _Look:
         if fault is None:
             return None
         one = replace(blank, state=held.state, reason=held.reason, message=held.message, since=held.since)
+        if held.reason == REVOKED:
+            return replace(one, next="it obeys its trust bundle, or the time in its order: name another release in the EdgeModel")
         if fault == "Revision":
             run = held.run or self.decision.run
             show = f": `edgefleet rollout show {run} -n {self.fleet.key.namespace}`" if run else ""
@@ -173,6 +176,15 @@ class _Look:
             return replace(blank, state="Behind", then=stable.version, message=why, since=held.since if held else None)
         if not is_confirmed(held):
             return replace(blank, state="UnderWay", message="it was told and has not confirmed yet", since=held.since)
+        if held.reason == REVOKED:
+            return replace(
+                blank,
+                state=REVOKED,
+                reason=held.reason,
+                message=held.message,
+                since=held.since,
+                next="name another release in the EdgeModel",
+            )
         return replace(blank, state="UpToDate", since=held.active_since or held.since)
 
     def _version(self, revision: str | None) -> str:
