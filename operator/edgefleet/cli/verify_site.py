@@ -51,7 +51,7 @@ class Finding:
 
 
 def verify_site(
-    state: Annotated[Path, typer.Option(help="The agent's state folder; the agent may be running.", exists=True, file_okay=False)],
+    state: Annotated[Path, typer.Option(help="The agent's state folder; the agent may be running.")],
     root: Annotated[Path, typer.Option(help="root.json that the site pinned.", exists=True, dir_okay=False)],
     output: FormatOption = Format.TABLE,
 ) -> None:
