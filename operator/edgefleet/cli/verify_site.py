@@ -52,7 +52,7 @@ class Finding:
 
 def verify_site(
     state: Annotated[Path, typer.Option(help="The agent's state folder; the agent may be running.")],
-    root: Annotated[Path, typer.Option(help="root.json that the site pinned.", exists=True, dir_okay=False)],
+    root: Annotated[Path, typer.Option(help="root.json that the site pinned.")],
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Verify again what a site runs and what lies in its store: who signed it, under the site's trust bundle, and every byte of its files.
