@@ -1,10 +1,13 @@
 """The door for orders over the real state file and the real trust: what a wrong clock changes, and what replayed orders cannot."""
 
+import asyncio
 import functools
 import tempfile
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import Phase, given, settings
@@ -19,6 +22,7 @@ from edgefleet.site.intake import Intake
 from edgefleet.site.state import StateFile
 from edgefleet.site.status import AssignmentRecord
 from edgefleet.site.trust_keeper import TrustKeeper
+from edgefleet.site.worker import Worker
 from edgefleet.trust.bundle import make_bundle, make_root
 from edgefleet.trust.bundle_content import BundleContent
 from edgefleet.trust.keys import PrivateKey
@@ -189,6 +193,30 @@ async def test_another_hub_key_counts_from_the_bundle_on(tmp_path: Path, revisio
     assert (door.judge(order, OLD_HUB), door.judge(order, HUB)) == ("Accept", "OrderSignatureInvalid")
     await door.trust.offer(bundle(2, now + YEAR, key=HUB))
     assert (door.judge(order, OLD_HUB), door.judge(order, HUB)) == ("OrderSignatureInvalid", "Accept")
+
+
+class Looking(Worker):
+    """Looks, when it is told to act, at what a restart would find on the disk."""
+
+    def __init__(self, site: Any, file: Path) -> None:
+        super().__init__("vision.plants", site)
+        self.found: asyncio.Queue[int] = asyncio.Queue()
+        self._file = file
+
+    async def _carry_out(self, order: Order) -> None:
+        self.found.put_nowait(StateFile.open(self._file, site="plant-7").fleet(order.fleet).floor)
+
+
+async def test_an_order_is_on_disk_before_it_is_acted_on(tmp_path: Path, revision: FrozenRevision) -> None:
+    door, now = Door(tmp_path), datetime.now(UTC)
+    await door.trust.offer(bundle(1, now + YEAR))
+    worker = Looking(SimpleNamespace(state=door.state, intake=door.intake), tmp_path / "state.json")
+    running = asyncio.create_task(worker.run())
+    for sequence in (3, 7):
+        worker.offer(record_of(order_of(revision, sequence, now + DAY)))
+        assert await asyncio.wait_for(worker.found.get(), 10) == sequence
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
 
 
 @pytest.mark.parametrize(("sequence", "expected"), [(1 << 40, "SequenceJump"), (1005, "SequenceJump"), (1004, "Accept")])
