@@ -13,13 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from edgefleet.api.attestation import (
-    CHALLENGE_REASON,
-    OFFER_ANNOTATION,
-    PROOF_ANNOTATION,
-    Challenge,
-    proof_name,
-)
+from edgefleet.api.attestation import CHALLENGE_REASON, OFFER_ANNOTATION, PROOF_ANNOTATION, Challenge, proof_name
 from edgefleet.api.join import JoinFile
 from edgefleet.api.meta import PRESENTED_ANNOTATION, SITE_USER_PREFIX, SITES_GROUP, format_time
 from edgefleet.kube.backoff import Backoff

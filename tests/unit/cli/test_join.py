@@ -40,6 +40,7 @@ def test_what_is_no_root_is_not_pinned(root: Path, capsys: pytest.CaptureFixture
         (["--join", "nowhere.json", "--site", "berlin"], "leave --site, --hub-kubeconfig, --trusted-root out"),
         (["--join", "nowhere.json"], "a join file was expected"),
         (["--site", "berlin"], "name the join file with --join"),
+        (["--site", "berlin", "--tpm", "/dev/tpmrm0"], "--tpm is for --join"),
     ],
 )
 def test_an_agent_is_told_in_one_way(words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
