@@ -59,13 +59,13 @@ class FakeEvents:
         """Forget."""
 
 
-def release(folder: Path, client: RegistryClient, repository: Repository, sigstore: PrivateSigstore, seq: int) -> None:
+def release(folder: Path, client: RegistryClient, repository: Repository, sigstore: PrivateSigstore, seq: int, **more: Any) -> None:
     """Pushed, signed and attested by the identity, and named by the tag."""
     folder.mkdir()
     (folder / "weights").write_text(str(seq))
     variant = VariantFiles(Variant(name="cpu", digest="sha256:" + "0" * 64, size=0, arch="amd64"), {"weights": folder / "weights"})
     digest = push_model(client, repository, name="weld", version=str(seq), variants=[variant])
-    facts = {"model": "weld", "version": str(seq), "releaseSeq": seq, "createdAt": "2026-01-02T03:04:05Z"}
+    facts = {"model": "weld", "version": str(seq), "releaseSeq": seq, "createdAt": "2026-01-02T03:04:05Z", **more}
     for kind, predicate in ((SIGN_PREDICATE, {}), (RELEASE_PREDICATE, facts)):
         attach_bundle(client, repository, digest, sigstore.sign(kind, digest, predicate, subject=SUBJECT, issuer=ISSUER), kind)
     tag_manifest(client, repository, digest, "latest")
@@ -123,3 +123,15 @@ async def test_once_per_digest_policy_and_root(registry: Registry, tmp_path: Pat
         api.model["spec"]["verify"]["revoked"] = {"identities": [{"issuer": ISSUER, "subject": SUBJECT}]}
         await hub.reconcile(KEY)
         assert "PublisherRevoked" in source()["message"], "what was verified before hides no revocation"
+
+
+async def test_variants_that_are_attested_otherwise_are_refused_at_the_hub(registry: Registry, tmp_path: Path) -> None:
+    sigstore, repository = PrivateSigstore(), Repository.parse(f"{registry.host}/vision/weld")
+    api: Any = FakeApi(repository, sigstore)
+    events: Any = FakeEvents()
+    with RegistryClient() as client, Registries(api) as registries:
+        release(tmp_path / "1", client, repository, sigstore, 1, variants={"cpu": "sha256:" + "0" * 64})
+        await models.Models(api, registries, events).reconcile(KEY)
+    (source,) = [one for one in api.model["status"]["conditions"] if one["type"] == "SourceVerified"]
+    assert (source["status"], source["reason"]) == ("False", "VariantMismatch")
+    assert "release" not in api.model["status"]
