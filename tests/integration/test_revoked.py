@@ -190,8 +190,20 @@ async def test_a_site_that_was_cut_off_learns_it_before_it_obeys(rig: Rig) -> No
     assert (status.active and status.active.revision) == first.hash
     assert f"{second.hash[:8]}: the model server loads" not in rig.log()
 
+    # The same while a revision loads: it was believed when its turn began, and is not when it ends.
+    slow = rig.push("1.2", 3, load_seconds=3)
+    await rig.assign(slow)
+
+    async def loading() -> bool:
+        return "sequence 3: Progressing Starting" in rig.log()
+
+    await wait_until(loading, rig.log)
+    await believe(rig, 3, slow.digest)
+    status = await rig.wait_for("Refused", "Revoked")
+    assert (status.active and status.active.revision, rig.serving()) == (first.hash, served(rig, first))
+
     # Its publisher is not believed any more: what serves goes on, over a restart too; nothing of it is activated anew.
-    await believe(rig, 3, key=PrivateKey.generate())
+    await believe(rig, 4, key=PrivateKey.generate())
     await rig.wait_for("Refused", "SignatureInvalid")
     rig.kill_agent()
     rig.start_agent()
