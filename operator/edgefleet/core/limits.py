@@ -20,6 +20,12 @@ from edgefleet.api.quantities import parse_share
 
 _NAME = re.compile(r"[a-zA-Z0-9.:-]+(/[a-z0-9]+([._-]+[a-z0-9]+)*)+")
 
+BEYOND_LIMITS = frozenset(
+    {"EndpointNotAllowed", "ResidencyDenied", "GoldenMissing", "GoldenTooLow", "GoldenNotAllowed", "ImageNotAllowed"}
+    | {"ImageSignatureMissing", "ImageSignatureInvalid", "ImageThresholdNotMet"}
+)
+"""The reasons, and those for images that too few have signed."""
+
 
 @dataclass(frozen=True, slots=True)
 class GoldenLimit:

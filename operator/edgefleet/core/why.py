@@ -12,6 +12,7 @@ from edgefleet.api.meta import format_time, parse_time
 from edgefleet.core.decisions import FleetDecision
 from edgefleet.core.eligibility import HARDWARE_UNKNOWN, NOT_SELECTED, QUARANTINED
 from edgefleet.core.facts import AssignmentFacts, FleetFacts, RunFacts, SiteFacts
+from edgefleet.core.limits import BEYOND_LIMITS
 from edgefleet.core.memory import Memory, recall
 from edgefleet.core.progress import UNREACHABLE, SiteProgress, Stand, fault_of, is_confirmed, survey
 from edgefleet.core.reach import is_reachable
@@ -130,6 +131,8 @@ class _Look:
             return replace(one, state="Failed", next=f"the release failed its checks there; it serves what it had. The run decides{show}")
         if held.reason in SEQUENCE_REFUSALS:
             return replace(one, next="nothing: the hub sends the order again under a higher sequence")
+        if held.reason in BEYOND_LIMITS:
+            return replace(one, next="order what its trust bundle allows, or let the root keys allow it: `edgefleet trust set-limits`")
         if held.state == "Refused":
             return replace(one, next="it believes neither: compare the site's trust bundle with `edgefleet trust show`, and its clock")
         return replace(one, next="it tries again by itself; look there at what the message names (disk, registry, model server)")

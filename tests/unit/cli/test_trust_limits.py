@@ -10,17 +10,8 @@ from edgefleet.cli.app import run
 from edgefleet.core.limits import GoldenLimit, Limits
 from edgefleet.trust.bundle import TrustBundle, open_bundle
 
-FILE = """
-limits:
-  default: {endpoints: [registry.example], golden: {min: 90%}}
-  models:
-    weld-qc: {images: [registry.example/serving/*], regions: [kz, de]}
-imageSigners:
-  - repository: registry.example/serving/*
-    keys:
-      - |
-        KEY
-"""
+FILE = Path(__file__).parents[3] / "docs" / "limits.yaml"
+HOSTS = ("registry.example", ".factory.example:5000")
 
 
 @pytest.fixture
@@ -32,9 +23,8 @@ def folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
 
 @pytest.fixture
 def file(folder: Path) -> Path:
-    key = (folder / "publisher.pub").read_text()
     path = folder.parent / "limits.yaml"
-    path.write_text(FILE.replace("KEY", key.strip().replace("\n", "\n        ")))
+    path.write_text(FILE.read_text())
     return path
 
 
@@ -48,13 +38,16 @@ def test_a_file_becomes_the_limits_of_a_bundle(folder: Path, file: Path, capsys:
     assert "+ limits.models.weld-qc.regions: kz" in capsys.readouterr().out
     found = held(folder)
     assert found.version == 2
-    assert found.limits.of("weld-qc") == Limits(("registry.example/serving/*",), ("registry.example",), ("kz", "de"), GoldenLimit(90))
-    assert [key.to_pem() for key in found.image_signers[0].publisher.keys] == [(folder / "publisher.pub").read_text()]
+    default, own = Limits(endpoints=HOSTS, golden=GoldenLimit(90)), GoldenLimit(95, ("sha256:" + "0" * 64,))
+    assert found.limits.of("other") == default
+    assert found.limits.of("weld-qc") == Limits(("registry.example/serving/*",), HOSTS, ("kz", "de"), own)
+    (signer,) = found.image_signers
+    assert (signer.repository, len(signer.publisher.keys), signer.publisher.threshold) == ("registry.example/serving/*", 1, 1)
 
     assert run(["trust", "set-limits", str(folder), str(file)]) == 0
     assert "nothing changes" in capsys.readouterr().err
     assert run(["trust", "show", str(folder / "bundle.json"), "-o", "json"]) == 0
-    assert json.loads(capsys.readouterr().out)["limits"]["default"] == {"endpoints": ["registry.example"], "golden": {"min": "90%"}}
+    assert json.loads(capsys.readouterr().out)["limits"]["default"] == {"endpoints": list(HOSTS), "golden": {"min": "90%"}}
 
     # Another change leaves them as they are; an empty file takes them away, and with them the format that needed them.
     assert run(["trust", "add-publisher", str(folder), "--model", "weld-qc", "--min-seq", "3"]) == 0

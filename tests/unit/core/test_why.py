@@ -61,6 +61,7 @@ CASES: list[tuple[str, SiteFacts, str, str, str]] = [
     ("revoked there", told(site("x"), A, "weld-1", "Refused", reason="Revoked"), "Refused", "", "another release"),
     ("gone back", told(site("x"), A, "weld-1", "Failed", fault="Revision", reason="Revoked"), "Failed", "", "another release"),
     ("serves what is revoked", told(site("x"), A, "weld-1", reason="Revoked", message="until noon"), "Revoked", "until noon", "another"),
+    ("limits", told(site("x"), A, "weld-1", "Refused", reason="GoldenTooLow"), "Refused", "", "trust set-limits"),
     ("sequence", told(site("x"), A, "weld-1", "Refused", reason="SequenceTooLow"), "Refused", "", "higher sequence"),
     ("on its way", told(site("x"), A, "weld-1", "Progressing"), "UnderWay", "not confirmed", ""),
     ("not yet told", site("x"), "Behind", "next look", ""),
