@@ -4,6 +4,8 @@ import asyncio
 import base64
 import io
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from datetime import UTC, datetime
@@ -33,6 +35,7 @@ from edgefleet.trust.tpm import ATTESTING, SIGNING
 from tests.integration.fakesites import FakeSites, activates
 from tests.integration.test_join import EAGER, machine, request_body, until
 from tests.integration.world import POLICY, World
+from tests.lab.cluster import Lab
 from tests.lab.tpm import Maker, SoftTpm
 
 pytestmark = pytest.mark.timeout(120)
@@ -450,3 +453,28 @@ async def test_a_proof_is_good_for_its_own_request_and_a_hub_may_die_before_it(h
         assert (await answer_to("again"))["reason"] == CHALLENGE_REASON
         await send(proof_name("again"), one, shown | proved)
         assert (await answer_to(proof_name("again")))["reason"] == "NonceMismatch"
+
+
+async def test_the_agent_shows_its_tpm(hub: World, kinds: Lab, make_tpm: Makes) -> None:
+    site, tpm = await hub.add_site("plant", attestation=REQUIRED), make_tpm()
+    options = {
+        "--join": await invite(hub, site),
+        "--tpm": tpm.path,
+        "--site-kubeconfig": kinds.sites["east"].kubeconfig,
+        "--state": hub.folder / "state",
+        "--server-url": "http://127.0.0.1:1",
+        "--server-models": hub.folder,
+    }
+
+    async def attested() -> dict[str, Any]:
+        return await attestation_of(hub, site)
+
+    command = [sys.executable, "-m", "edgefleet", "agent", *(str(word) for option in options.items() for word in option)]
+    with (hub.folder / "agent.log").open("wb") as log:
+        agent = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+    try:
+        found = await hub.until("it is attested", attested, 90)
+    finally:
+        agent.kill()
+        agent.wait()
+    assert found["verified"]["deviceHash"] == candidate_of(tpm.device.make_offer()).device
