@@ -150,7 +150,7 @@ def check_silence(case: Case, truth: Truth, final: Final) -> Iterator[Violation]
                     f"wave {passed.wave} of run {run.name} passed; none of {', '.join(passed.sites) or 'no site'} had said a word of it"
                 )
                 yield Violation("I5", message, passed.entry.n)
-        if run.outcome == "RolledBack" and run.reason != "Revoked":
+        if run.outcome == "RolledBack" and run.reason not in ("Revoked", "TrustWithdrawn"):
             exposed = {order.site for order in case.orders if _is_forward(order, run)}
             if not any(case.spoke_of(site, run, before=run.turned) for site in exposed):
                 yield Violation(
