@@ -84,7 +84,8 @@ def add_publisher(
             )
     # A bundle has one trusted root: a new one is for everybody in it.
     publishers = {name: _under(entry, root) for name, entry in {**content.publishers, **changed}.items()}
-    found.propose(replace(content, publishers=publishers), Signing(root_key, valid_days, dry_run))
+    signers = tuple(replace(one, publisher=_under(one.publisher, root)) for one in content.image_signers)
+    found.propose(replace(content, publishers=publishers, image_signers=signers), Signing(root_key, valid_days, dry_run))
 
 
 def revoke(

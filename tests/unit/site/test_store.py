@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from edgefleet.api.site import Storage
-from edgefleet.site.store import RevisionRecord, Store, StoreFull
+from edgefleet.site.store import RevisionRecord, Store, StoredImage, StoreFull
 
 Placed = Callable[..., RevisionRecord]
 SMALL = Storage(limit="200", keep=2)
@@ -147,3 +147,13 @@ def test_killed_at_any_step_of_removing_one(tmp_path: Path, place: Placed) -> No
         store.tidy(protected=(), storage=LARGE)
         assert [record.revision.hash[0] for record in store.records()] == ["b", "c"]
         assert len(list((folder / "blobs").iterdir())) == 8
+
+
+def test_signatures_of_images_stay_as_long_as_their_revision(tmp_path: Path, place: Placed) -> None:
+    store = Store(tmp_path)
+    record = place(store, "a", b"weights")
+    kept, loose = store.put(b"a signature of an image"), store.put(b"a signature that nothing needs")
+    image = StoredImage(image="registry.example/serving/mlserver@sha256:" + "5" * 64, bundles=(kept,))
+    store.complete(record.model_copy(update={"images": (image,)}))
+    store.tidy(protected=(), storage=Storage())
+    assert (store.read(kept), store.read(loose)) == (b"a signature of an image", None)
