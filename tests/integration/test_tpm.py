@@ -38,7 +38,7 @@ from tests.integration.world import POLICY, World
 from tests.lab.cluster import Lab
 from tests.lab.tpm import Maker, SoftTpm
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(180)
 MAKER = Maker()
 REQUIRED = {"mode": "Required"}
 Makes = Callable[..., SoftTpm]
