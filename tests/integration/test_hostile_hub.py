@@ -33,7 +33,7 @@ from edgefleet.trust.keys import PrivateKey
 from edgefleet.trust.limits import ImageSigner
 from edgefleet.trust.orders import sign_order
 from edgefleet.trust.publishers import Publisher
-from edgefleet.trust.release import GoldenFacts, attest_golden, sign_digest
+from edgefleet.trust.release import GoldenFacts, ReleaseFacts, attest_golden, attest_release, sign_digest
 from tests.integration.podsite import RIGHTS
 from tests.integration.site_rig import ROLES, Client, Rig, open_rig, tensor
 from tests.lab.cluster import Lab
@@ -190,8 +190,12 @@ def swapped(**made: Any) -> Callable[[Captured], FrozenRevision]:
 
 
 def abroad(site: Captured) -> FrozenRevision:
-    """A release that must stay in another region."""
-    return site.better.model_copy(update={"model": ELSEWHERE})
+    """A good release of a model that must stay in another region."""
+    facts = ReleaseFacts(model=ELSEWHERE, version=site.better.version, release_seq=site.better.seq, created_at=datetime.now(UTC))
+    with RegistryClient() as client:
+        bundle = attest_release(site.rig.publisher, site.better.digest, facts)
+        attach_bundle(client, site.rig.repository, site.better.digest, bundle, "abroad")
+    return site.better.model_copy(update={"model": ELSEWHERE, "golden": push_exam(site.rig, "exam-abroad", model=ELSEWHERE)})
 
 
 ATTACKS = {
