@@ -78,7 +78,7 @@ def test_the_platform_variant_of_arm64_says_nothing_new() -> None:
     [
         pytest.param(b"", "not JSON", id="empty"),
         pytest.param(b"[]", "schemaVersion", id="a list"),
-        pytest.param(b"[" * 100_000, "not JSON", id="deeply nested"),
+        pytest.param(b"[" * 40_000, "not JSON", id="deeply nested"),
         pytest.param(index(entry(), schemaVersion=1), "schemaVersion", id="schema 1"),
         pytest.param(index(entry(), mediaType=media.MANIFEST), "mediaType", id="a manifest"),
         pytest.param(index(), "without variants", id="no variants"),
