@@ -1,7 +1,12 @@
-"""The hub verifies once per digest, policy and trusted root: a pass that finds nothing new costs the registry one question."""
+"""The hub verifies once per digest, policy and trusted root: a pass that finds nothing new costs the registry one question.
+
+Under a new root it looks again at what it had verified, and a registry cannot make it disown that.
+"""
 
 import base64
 import json
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +22,8 @@ from edgefleet.oci.push import VariantFiles, attach_bundle, push_model, tag_mani
 from edgefleet.oci.reference import Repository
 from edgefleet.trust.keys import PrivateKey
 from edgefleet.trust.release import RELEASE_PREDICATE, SIGN_PREDICATE
-from tests.lab.registry import Registry
+from tests.lab.registry import Fault, Registry
+from tests.lab.registry_content import Content
 from tests.lab.sigstore.private import PrivateSigstore
 
 KEY = ("vision", "weld")
@@ -135,3 +141,108 @@ async def test_variants_that_are_attested_otherwise_are_refused_at_the_hub(regis
     (source,) = [one for one in api.model["status"]["conditions"] if one["type"] == "SourceVerified"]
     assert (source["status"], source["reason"]) == ("False", "VariantMismatch")
     assert "release" not in api.model["status"]
+
+
+@dataclass
+class Withdrawn:
+    """A release that was verified under version 1 of a root, whose version 2 has other authorities. `hub` passes over the model."""
+
+    api: Any
+    hub: models.Models
+    registry: Registry
+    client: RegistryClient
+    repository: Repository
+    registries: Registries
+
+    @property
+    def digest(self) -> str:
+        """The release's."""
+        return str(self.api.model["status"]["release"]["digest"])
+
+    async def disowned(self) -> tuple[str, str]:
+        """After another pass: why it was refused, and what TrustWithdrawn says."""
+        await self.hub.reconcile(KEY)
+        said = {one["type"]: one for one in self.api.model["status"]["conditions"]}
+        return said["SourceVerified"]["reason"], said.get("TrustWithdrawn", {}).get("message", "")
+
+    def shows(self, show: Callable[[list[dict[str, Any]]], list[dict[str, Any]]]) -> None:
+        """The registry lists this of the referrers that it has."""
+        really = Content.list_referrers
+        self.registry.content.list_referrers = (  # type: ignore[method-assign]
+            lambda repository, digest, kind: show(really(self.registry.content, repository, digest, kind))
+        )
+
+
+@pytest.fixture
+async def withdrawn(registry: Registry, tmp_path: Path) -> AsyncIterator[Withdrawn]:
+    sigstore, repository = PrivateSigstore(), Repository.parse(f"{registry.host}/vision/weld")
+    api: Any = FakeApi(repository, sigstore)
+    events: Any = FakeEvents()
+    with RegistryClient() as client, Registries(api) as registries:
+        made = Withdrawn(api, models.Models(api, registries, events), registry, client, repository, registries)
+        release(tmp_path / "1", client, repository, sigstore, 1)
+        assert await made.disowned() == ("Verified", "")
+        others = PrivateSigstore().trusted_root()["certificateAuthorities"]
+        api.root = {"trusted_root.json": json.dumps(sigstore.trusted_root() | {"certificateAuthorities": others}), "version": "2"}
+        yield made
+
+
+async def test_a_root_without_its_authority_disowns_a_release_also_after_a_restart(withdrawn: Withdrawn) -> None:
+    events: Any = FakeEvents()
+    for hub in (withdrawn.hub, models.Models(withdrawn.api, withdrawn.registries, events)):
+        withdrawn.hub = hub
+        reason, said = await withdrawn.disowned()
+        assert reason == "SignatureInvalid"
+        assert "CertificateInvalid" in said
+
+
+async def test_another_root_that_still_has_its_authority_disowns_nothing(withdrawn: Withdrawn, tmp_path: Path) -> None:
+    """What the source names now is refused; that says nothing of what was verified before."""
+    api, sigstore = withdrawn.api, PrivateSigstore()
+    api.root = {"trusted_root.json": json.dumps(sigstore.trusted_root()), "version": "3"}
+    release(tmp_path / "2", withdrawn.client, withdrawn.repository, sigstore, 2)
+    assert await withdrawn.disowned() == ("Verified", "")
+    api.root["version"] = "4"
+    release(tmp_path / "3", withdrawn.client, withdrawn.repository, PrivateSigstore(), 3)
+    assert await withdrawn.disowned() == ("SignatureInvalid", "")
+
+
+def attach(withdrawn: Withdrawn, kind: str, facts: dict[str, Any], stranger: PrivateSigstore) -> None:
+    bundle = stranger.sign(kind, withdrawn.digest, facts, subject=SUBJECT, issuer=ISSUER)
+    attach_bundle(withdrawn.client, withdrawn.repository, withdrawn.digest, bundle, kind)
+
+
+def strangers(withdrawn: Withdrawn) -> None:
+    """Hides what vouches for the release, and shows who only calls himself so."""
+    attach(withdrawn, SIGN_PREDICATE, {}, PrivateSigstore())
+    withdrawn.shows(lambda listed: listed[2:])
+
+
+HOSTILITIES: dict[str, tuple[Callable[[Withdrawn], None], str]] = {
+    "is away": (lambda it: setattr(it.registry, "fault", lambda _: Fault(status=503)), "Verified"),
+    "hides all signatures": (lambda it: it.shows(lambda _: []), "SignatureMissing"),
+    "hides the attestation": (lambda it: it.shows(lambda listed: listed[:1]), "SignatureInvalid"),
+    "hides the signature": (lambda it: it.shows(lambda listed: listed[1:]), "SignatureInvalid"),
+    "shows a stranger's instead": (strangers, "SignatureInvalid"),
+    "lists what it does not have": (
+        lambda it: it.shows(lambda listed: [one | {"digest": "sha256:" + "0" * 64} for one in listed]),
+        "SignatureInvalid",
+    ),
+    "spoils one": (lambda it: it.registry.corrupt_blob(bundle_blobs(it)[0]), "SignatureInvalid"),
+}
+
+
+def bundle_blobs(withdrawn: Withdrawn) -> list[str]:
+    """The digests of the release's bundles."""
+    content, path = withdrawn.registry.content, withdrawn.repository.path
+    listed = content.list_referrers(path, withdrawn.digest, None)
+    return [str(content.find_manifest(path, one["digest"]).parsed["layers"][0]["digest"]) for one in listed]
+
+
+@pytest.mark.parametrize("name", HOSTILITIES)
+async def test_no_registry_can_have_a_release_disowned(withdrawn: Withdrawn, name: str) -> None:
+    """Though its authority is gone: whoever ends runs must show what was believed, and that it is not any more."""
+    spoil, reason = HOSTILITIES[name]
+    spoil(withdrawn)
+    for _ in range(2):
+        assert await withdrawn.disowned() == (reason, "")

@@ -354,7 +354,10 @@ class TrustedRootVersion(Schema):
 
 
 class Release(Schema):
-    """A verified release: the digest of its index and what its attestation binds to it. `signedBy` are ids of keys, and identities."""
+    """A verified release: the digest of its index and what its attestation binds to it. `signedBy` are ids of keys, and identities.
+
+    `evidence` are the digests of the bundles that vouched for it.
+    """
 
     digest: Digest
     version: Annotated[str, Field(max_length=64)]
@@ -363,6 +366,7 @@ class Release(Schema):
     signed_by: Annotated[tuple[Annotated[str, Field(max_length=1024)], ...], Field(max_length=8)]
     identities: Annotated[tuple[SigningIdentity, ...], Field(max_length=8)] = ()
     trusted_root: TrustedRootVersion | None = None
+    evidence: Annotated[tuple[Digest, ...], Field(max_length=64)] = ()
     verified_at: Timestamp
 
 

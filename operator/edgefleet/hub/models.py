@@ -25,14 +25,14 @@ from edgefleet.core.facts import ModelFacts
 from edgefleet.core.returning import DISOWNED
 from edgefleet.core.revision import compute_revision
 from edgefleet.core.status import summarise_model
-from edgefleet.hub.disowned import MAX_SIGNERS_SHOWN, find_disowned
+from edgefleet.hub.disowned import MAX_SIGNERS_SHOWN, find_disowned, find_refused
 from edgefleet.hub.events import Events
 from edgefleet.hub.registries import AccessFailed, Registries, explain_refused_login
 from edgefleet.hub.settings import FIELD_MANAGER
 from edgefleet.kube.client import Api
 from edgefleet.kube.errors import NotFound
 from edgefleet.kube.resources import CONFIG_MAPS, EDGE_MODELS, SECRETS
-from edgefleet.oci.client import RegistryClient
+from edgefleet.oci.client import RegistryClient, digest_of
 from edgefleet.oci.errors import RegistryError, TransportError, Unauthorised
 from edgefleet.oci.index import fetch_index
 from edgefleet.oci.reference import Reference, Repository
@@ -46,7 +46,6 @@ from edgefleet.trust.release import verify_golden, verify_release
 log = logging.getLogger(__name__)
 
 RETRY_AFTER_FAILURE = timedelta(seconds=30)
-NOTHING_THERE = frozenset({"SignatureMissing", "AttestationMissing"})
 CONCURRENCY = 16
 """Models looked at together: a registry that does not answer holds its place while the client is patient, and the others go on."""
 
@@ -138,10 +137,7 @@ class Models:
         if failure is not None and held is not None:
             disowned = find_disowned(held, trusted.publisher)
             if not disowned and not failure.passing and held.trusted_root != trusted.root:
-                registry = await self._registries.open(model)
-                disowned = await asyncio.get_running_loop().run_in_executor(
-                    self._threads, self._verify_again, registry, model, trusted, held
-                )
+                disowned = await self._verify_again(model, trusted, held)
             failure = replace(failure, passing=failure.passing and not disowned, disowned=disowned)
         return release, failure
 
@@ -224,15 +220,15 @@ class Models:
         self._verified[key] = (mark, release)
         return release
 
-    def _verify_again(self, registry: RegistryClient, model: EdgeModel, trusted: Trusted, held: Release) -> str:
+    async def _verify_again(self, model: EdgeModel, trusted: Trusted, held: Release) -> str:
         """Why a release that was verified under another root is refused under this one; empty if it is not, or nothing can be told."""
+        repository = Repository.parse(model.spec.source.repository)
         try:
-            self._fetch_verified(registry, model, trusted, Repository.parse(model.spec.source.repository), held.digest)
-        except Rejected as error:
-            return "" if error.reason in NOTHING_THERE else f"{error.reason}: {error.message}"
-        except RegistryError:
+            registry = await self._registries.open(model)
+            found = await asyncio.get_running_loop().run_in_executor(self._threads, fetch_bundles, registry, repository, held.digest)
+        except (AccessFailed, Rejected, RegistryError):
             return ""
-        return ""
+        return find_refused(held, model.metadata.name, found.bundles, trusted.publisher)
 
     def _fetch_verified(self, registry: RegistryClient, model: EdgeModel, trusted: Trusted, repository: Repository, digest: str) -> Release:
         golden, name = model.spec.golden, model.metadata.name
@@ -265,6 +261,7 @@ class Models:
                 if signer.logged_at is not None
             ),
             trusted_root=trusted.root,
+            evidence=tuple(sorted(set(map(digest_of, verified.bundles)))),
             verified_at=format_time(datetime.now(UTC)),
         )
 

@@ -7,7 +7,7 @@ to the model). Where the bundles were found does not matter, and what the caller
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Annotated, Any, TypeVar
 
@@ -60,7 +60,7 @@ class GoldenFacts(Schema):
 class VerifiedRelease:
     """What the attestation binds to the digest, and all trusted publishers that signed the digest, by id.
 
-    `variants` is each publisher that attests variants, and which.
+    `variants` is each publisher that attests variants, and which. `bundles` are those that trusted publishers signed, about this digest.
     """
 
     version: str
@@ -68,6 +68,7 @@ class VerifiedRelease:
     created_at: datetime
     signers: tuple[SignedBy, ...]
     variants: tuple[tuple[str, Mapping[str, str]], ...] = ()
+    bundles: tuple[bytes, ...] = ()
 
     @property
     def signed_by(self) -> tuple[str, ...]:
@@ -145,7 +146,8 @@ def verify_release(
                 f"the lowest accepted here is {publisher.min_release_seq}",
             )
         _require_predicates(evidence, publisher.predicates)
-        return VerifiedRelease(version, seq, min(votes[seq, version].values()), signers, tuple(variants.get((seq, version), ())))
+        created_at, named = min(votes[seq, version].values()), tuple(variants.get((seq, version), ()))
+        return VerifiedRelease(version, seq, created_at, signers, named, tuple(evidence.counted))
 
 
 def verify_signature(*, digest: str, bundles: Sequence[bytes], publisher: Publisher, problems: Sequence[str] = ()) -> tuple[SignedBy, ...]:
@@ -177,6 +179,7 @@ class _Evidence:
     signed: list[SignedStatement]
     problems: list[tuple[int, str]]
     other_models: set[str]
+    counted: list[bytes] = field(default_factory=list)
 
     def explain(self) -> str:
         """Why each candidate does not count, equal causes once, short enough for a condition."""
@@ -247,6 +250,7 @@ def _gather(digest: str, bundles: Sequence[bytes], publisher: Publisher, problem
             continue
         if digest in found.statement.digests:
             evidence.signed.append(found)
+            evidence.counted.append(bundle)
         else:
             evidence.problems.append((number, f"it is about {found.statement.digests[0]}"))
     return evidence
