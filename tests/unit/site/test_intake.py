@@ -13,21 +13,26 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from edgefleet.api.assignment import FrozenRevision, Order, SiteAssignmentSpec
+from edgefleet.api.assignment import FrozenRevision, Order, SiteAssignmentSpec, StopServing
 from edgefleet.api.meta import ObjectMeta, format_time
 from edgefleet.api.site import Hardware
 from edgefleet.core.site import Accept, Refuse, asked_for
 from edgefleet.site import state as state_module
 from edgefleet.site.intake import Intake
+from edgefleet.site.revoking import Revoking
+from edgefleet.site.runtimes.choice import Runtimes
+from edgefleet.site.serving import Serving
 from edgefleet.site.state import StateFile
 from edgefleet.site.status import AssignmentRecord
+from edgefleet.site.store import RevisionRecord, Store
+from edgefleet.site.summary import Finding
 from edgefleet.site.trust_keeper import TrustKeeper
 from edgefleet.site.worker import Worker
 from edgefleet.trust.bundle import make_bundle, make_root
 from edgefleet.trust.bundle_content import BundleContent
 from edgefleet.trust.keys import PrivateKey
 from edgefleet.trust.orders import sign_order
-from edgefleet.trust.publishers import Publisher
+from edgefleet.trust.publishers import Publisher, Revoked
 
 ROOT, HUB, OLD_HUB = (PrivateKey.generate() for _ in range(3))
 FLEET = "vision/plants"
@@ -217,6 +222,64 @@ async def test_an_order_is_on_disk_before_it_is_acted_on(tmp_path: Path, revisio
         assert await asyncio.wait_for(worker.found.get(), 10) == sequence
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
+
+
+class Open:
+    """A gateway that routes nothing, and remembers to what it was switched."""
+
+    def __init__(self) -> None:
+        self.table: dict[str, str | None] = {}
+
+    async def switch(self, model: str, revision: str | None) -> None:
+        self.table[model] = revision
+
+
+@pytest.mark.parametrize("told_by", ["order", "bundle"])
+async def test_serving_ends_on_time_though_orders_and_bundle_have_ended_before(
+    told_by: str,
+    tmp_path: Path,
+    revision: FrozenRevision,
+    place: Callable[..., RevisionRecord],
+    set_clock: Callable[[datetime], None],
+) -> None:
+    """A site that was cut off: nothing renews what it has, and it may start again on the way."""
+    told: list[Finding] = []
+    gateway, runtime = Open(), SimpleNamespace(placed=set)
+    by = NOW + 3 * DAY
+    revoked = Revoked(frozenset({revision.digest}), stops={revision.digest: by}) if told_by == "bundle" else Revoked()
+    stops = (StopServing(digest=revision.digest, by=by),) if told_by == "order" else None
+    record = record_of(order_of(revision, 4, NOW + DAY).model_copy(update={"stop_serving": stops}))
+
+    async def start() -> tuple[Door, Worker, Serving]:
+        door, store = Door(tmp_path), Store(tmp_path / "store")
+        await door.trust.restore()
+        parts: Any = {"state": door.state, "store": store, "runtimes": Runtimes(runtime), "gateway": gateway}  # type: ignore[arg-type]
+        serving, revoking = Serving(**parts), Revoking(door.trust, door.state, store)
+        serving.find_over = revoking.find_over
+        site: Any = SimpleNamespace(**parts | {"intake": door.intake, "serving": serving}, publish=lambda _, finding: told.append(finding))
+        return door, Looking(site, tmp_path / "state.json"), serving
+
+    place(Store(tmp_path / "store"), "a", b"weights")
+    door, worker, serving = await start()
+    content = BundleContent({"weld": Publisher((HUB.public,))}, (HUB.public,), revoked=revoked)
+    await door.trust.offer(make_bundle(roots=[PINNED], signers=[ROOT], version=1, content=content, expires_at=NOW + 2 * DAY))
+    door.state.change_fleet(FLEET, floor=4, accepted_action="Run", accepted_revision=revision.hash, model="weld", active=revision.hash)
+    await worker._take(record)
+    for passed, said in ((1, ("Active", "TrustStale")), (2, ("Refused", "TrustStale"))):
+        set_clock(NOW + passed * DAY)
+        await worker._take(record)
+        assert (told[-1].state, told[-1].reason) == said
+        assert not await serving.stop_if_over(FLEET)
+    assert door.state.fleet(FLEET).active == revision.hash
+    assert gateway.table == {}
+
+    set_clock(by)
+    door, worker, serving = await start()
+    assert await serving.stop_if_over(FLEET)
+    await worker._take(record)
+    assert (told[-1].state, told[-1].reason) == ("Refused", "TrustStale"), "what has ended begins nothing again"
+    assert (door.state.fleet(FLEET).active, gateway.table) == (None, {"weld": None})
+    await serving.close()
 
 
 @pytest.mark.parametrize(("sequence", "expected"), [(1 << 40, "SequenceJump"), (1005, "SequenceJump"), (1004, "Accept")])
