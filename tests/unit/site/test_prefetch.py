@@ -1,4 +1,4 @@
-"""What makes a site believe a revision: each link of the chain, broken once."""
+"""What makes a site believe a revision, and the images that serve it: each link of the chain, broken once."""
 
 import json
 import threading
@@ -18,14 +18,18 @@ from edgefleet.oci.errors import MalformedManifest, RegistryError
 from edgefleet.oci.index import variant_annotations
 from edgefleet.oci.manifest import ModelManifest
 from edgefleet.site.inbox import Inbox
-from edgefleet.site.prefetch import Evidence, Prefetcher, verify_evidence
+from edgefleet.site.prefetch import Evidence, Prefetcher, verify_evidence, verify_image
 from edgefleet.site.registries import Access
 from edgefleet.site.store import Store
 from edgefleet.trust.bundle import TrustBundle
 from edgefleet.trust.errors import Rejected
-from edgefleet.trust.keys import PrivateKey
-from edgefleet.trust.publishers import Publisher
-from edgefleet.trust.release import GoldenFacts, ReleaseFacts, attest_golden, attest_release, sign_digest
+from edgefleet.trust.identities import Identity, Keyless
+from edgefleet.trust.keys import PrivateKey, PublicKey
+from edgefleet.trust.publishers import Publisher, Revoked
+from edgefleet.trust.release import RELEASE_PREDICATE, SIGN_PREDICATE, GoldenFacts, ReleaseFacts, attest_golden, attest_release, sign_digest
+from edgefleet.trust.signatures import read_claim
+from tests.lab.sigstore.private import PrivateSigstore
+from tests.lab.sigstore.vectors import ISSUER, KINDS, SUBJECT
 
 KEY, STRANGER = PrivateKey.generate(), PrivateKey.generate()
 PUBLISHER = Publisher((KEY.public,), 1, 5)
@@ -178,3 +182,64 @@ def test_a_signed_manifest_that_cannot_be_read_is_a_content_error(spoil: Callabl
     with pytest.raises(RegistryError) as caught:
         verify_evidence(replace(EVIDENCE, index=index, manifest=bad, bundles=release_bundles(digest_of(index))), revision, PUBLISHER)
     assert isinstance(caught.value, MalformedManifest)
+
+
+# -- images ----------------------------------------------------------------------------------------------------------------------------
+
+VECTORS = Path(__file__).parents[1] / "trust" / "vectors"
+NAME, IMAGE = "registry.example/serving/mlserver", "sha256:" + "5" * 64
+SIGSTORE = PrivateSigstore()
+BOB = "bob@acme.test"
+
+
+def signed(kind: str = SIGN_PREDICATE, *, subject: str = SUBJECT, digest: str = IMAGE, sigstore: PrivateSigstore = SIGSTORE) -> bytes:
+    return sigstore.sign(kind, digest, {}, subject=subject, issuer=ISSUER)
+
+
+def signers(*subjects: str, threshold: int = 1, revoked: tuple[Identity, ...] = ()) -> Publisher:
+    identities = tuple(Identity(ISSUER, subject) for subject in subjects)
+    return Publisher(
+        (), threshold, keyless=Keyless(identities, json.dumps(SIGSTORE.trusted_root()).encode()), revoked=Revoked(identities=revoked)
+    )
+
+
+def refusal_of(digest: str, bundles: tuple[bytes, ...], publisher: Publisher) -> str:
+    """The reason, if the message names the image; empty if it is believed."""
+    try:
+        verify_image(f"{NAME}@{digest}", bundles, publisher)
+    except Rejected as rejected:
+        return rejected.reason if f"{NAME}@{digest}" in rejected.message else rejected.message
+    return ""
+
+
+@pytest.mark.parametrize(
+    ("bundles", "publisher", "reason"),
+    [
+        pytest.param((signed(),), signers(SUBJECT), "", id="by the identity"),
+        pytest.param((signed(), signed(subject=BOB)), signers(SUBJECT, BOB, threshold=2), "", id="by both"),
+        pytest.param((), signers(SUBJECT), "ImageSignatureMissing", id="by nobody"),
+        pytest.param((signed(subject=BOB),), signers(SUBJECT), "ImageSignatureInvalid", id="by another identity"),
+        pytest.param((signed(sigstore=PrivateSigstore()),), signers(SUBJECT), "ImageSignatureInvalid", id="by who calls himself so"),
+        pytest.param((signed(digest="sha256:" + "6" * 64),), signers(SUBJECT), "ImageSignatureInvalid", id="another image"),
+        pytest.param((signed(RELEASE_PREDICATE),), signers(SUBJECT), "ImageSignatureMissing", id="an attestation is no signature"),
+        pytest.param((signed(), signed()), signers(SUBJECT, BOB, threshold=2), "ImageThresholdNotMet", id="twice by one of two"),
+        pytest.param((signed(),), signers(SUBJECT, revoked=(Identity(ISSUER, SUBJECT),)), "ImageSignatureInvalid", id="by one revoked"),
+    ],
+)
+def test_an_image_is_believed_if_enough_of_the_named_identities_signed_it(
+    bundles: tuple[bytes, ...], publisher: Publisher, reason: str
+) -> None:
+    assert refusal_of(IMAGE, bundles, publisher) == reason
+
+
+@pytest.mark.parametrize("kind", ["keyed", *KINDS])
+def test_an_image_that_real_cosign_signed_is_believed(kind: str) -> None:
+    """What it signs is a digest, whatever that is of: these bundles are as good for an image."""
+    keys, root = (PublicKey.from_pem((VECTORS / "keyed.pub").read_bytes()),), (VECTORS / "trusted_root.json").read_bytes()
+    cosign = Publisher(keys) if kind == "keyed" else Publisher((), keyless=Keyless((Identity(ISSUER, SUBJECT),), root))
+    bundle = (VECTORS / f"{kind}.sign.json").read_bytes()
+    (digest,) = read_claim(bundle).statement.digests
+    assert refusal_of(digest, (bundle,), cosign) == ""
+    assert refusal_of(IMAGE, (bundle,), cosign) == "ImageSignatureInvalid"
+    assert refusal_of(digest, ((VECTORS / f"{kind}.release.json").read_bytes(),), cosign) == "ImageSignatureMissing"
+    assert refusal_of(digest, (bundle,), PUBLISHER) == "ImageSignatureInvalid"
