@@ -6,11 +6,12 @@ from typing import Annotated, Any
 
 import typer
 import yaml
+from pydantic import ValidationError
 
 from edgefleet.cli.output import CommandFailed
 from edgefleet.cli.trust_folder import DaysOption, DryRunOption, Folder, FolderArgument, RootKeysOption, Signing
-from edgefleet.trust.bundle_content import POLICY_FORMAT, read_content, write_content
-from edgefleet.trust.errors import rejecting
+from edgefleet.trust.bundle_content import POLICY_FORMAT, BundleContent, read_content, write_content
+from edgefleet.trust.errors import Rejected, rejecting
 
 FIELDS = ("limits", "imageSigners")
 
@@ -22,7 +23,7 @@ def set_limits(
     root_key: RootKeysOption = None,
     dry_run: DryRunOption = False,
 ) -> None:
-    """Let sites run models only within the limits of FILE, in place of those that are there; an empty file takes all away."""
+    """Hold sites to the limits of FILE. They take the place of those that are there; an empty file takes all away."""
     found = Folder.open(folder)
     with rejecting("LimitsInvalid", str(file)):
         wanted: Any = yaml.safe_load(file.read_text()) or {}
@@ -30,7 +31,7 @@ def set_limits(
             raise ValueError(f"it may have the fields {' and '.join(FIELDS)}, and no other")
         held = {name: value for name, value in write_content(found.content).items() if name not in FIELDS}
         # Read under the format that knows limits; the lowest one that is enough is written.
-        content = read_content({**held, **wanted, "formatVersion": POLICY_FORMAT})
+        content = _read(file, {**held, **wanted, "formatVersion": POLICY_FORMAT})
     unknown = sorted(content.limits.models.keys() - content.publishers.keys())
     if unknown:
         raise CommandFailed(
@@ -40,3 +41,14 @@ def set_limits(
     found.propose(
         replace(found.content, limits=content.limits, image_signers=content.image_signers), Signing(root_key, valid_days, dry_run)
     )
+
+
+def _read(file: Path, document: dict[str, Any]) -> BundleContent:
+    try:
+        return read_content(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise Rejected("LimitsInvalid", f"{file}: {where}: {first['msg']}; found {str(first['input'])[:60]!r}") from error
+    except Rejected as error:
+        raise Rejected(error.reason, f"{file}: {error.message}") from error

@@ -168,6 +168,10 @@ def _walk(path: str, value: Any) -> Iterator[str]:
     if isinstance(value, Mapping) and path == "trustedRoot":
         # Sigstore's own document: its hash tells one from another, its pages would hide everything else.
         yield f"{path}: sha256:{hashlib.sha256(format_canonical(dict(value))).hexdigest()}"
+    elif path == "imageSigners" and isinstance(value, list):
+        # Numbered: the first entry that fits counts, so another order is another meaning.
+        for number, one in enumerate(value, start=1):
+            yield from _walk(f"{path}.{number}", one)
     elif isinstance(value, Mapping):
         for name, inner in value.items():
             yield from _walk(f"{path}.{name}" if path else name, inner)

@@ -9,6 +9,7 @@ import pytest
 from edgefleet.cli.app import run
 from edgefleet.core.limits import GoldenLimit, Limits
 from edgefleet.trust.bundle import TrustBundle, open_bundle
+from edgefleet.trust.keys import PublicKey
 
 FILE = Path(__file__).parents[3] / "docs" / "limits.yaml"
 HOSTS = ("registry.example", ".factory.example:5000")
@@ -64,7 +65,10 @@ def test_a_file_becomes_the_limits_of_a_bundle(folder: Path, file: Path, capsys:
         ("- limits", "limits and imageSigners"),
         ("limits: {models: {other: {images: []}}}", "other"),
         ("limits: {default: {images: [mlserver]}}", "registry.example/serving"),
-        ("limits: {default: {podSecurity: privileged}}", "podSecurity"),
+        ("limits: {default: {podSecurity: privileged}}", "limits.yaml: limits.default.podSecurity: "),
+        ("limits: {default: {golden: {min: 101%}}}", "limits.yaml: limits.default.golden.min: "),
+        ("limits: {default: {golden: {min: 101%}}}", "found '101%'"),
+        ("imageSigners: [{repository: registry.example/serving/*, keys: [mine]}]", "limits.yaml: "),
         ("imageSigners: [{repository: registry.example/serving/*}]", "threshold 1 cannot be met by 0"),
         ("limits: [", "limits.yaml"),
     ],
@@ -74,5 +78,23 @@ def test_what_cannot_be_meant_is_told_and_changes_nothing(
 ) -> None:
     file.write_text(text)
     assert run(["trust", "set-limits", str(folder), str(file)]) == 1
-    assert told in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert told in err
+    assert "pydantic" not in err
     assert held(folder).version == 1
+
+
+def test_who_signs_is_shown_that_image_signers_change_places(folder: Path, file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The first entry that fits counts: the same entries in another order are other limits."""
+    key = (folder / "publisher.pub").read_text()
+    entries = [{"repository": f"registry.example/{path}", "keys": [key]} for path in ("serving/*", "*")]
+    shown = []
+    for order in (entries, entries[::-1]):
+        file.write_text(json.dumps({"imageSigners": order}))
+        capsys.readouterr()
+        assert run(["trust", "set-limits", str(folder), str(file)]) == 0
+        shown.append(capsys.readouterr().out)
+    assert "+ imageSigners.1.repository: registry.example/serving/*" in shown[0]
+    assert "- imageSigners.1.repository: registry.example/serving/*" in shown[1]
+    assert "+ imageSigners.1.repository: registry.example/*" in shown[1]
+    assert f"+ imageSigners.1.keys: {PublicKey.from_pem(key).id}" in shown[0]
