@@ -77,8 +77,11 @@ def read_public_keys(paths: Sequence[Path]) -> tuple[PublicKey, ...]:
     """Raises Rejected(KeyInvalid) naming the file, OSError."""
     keys = []
     for path in paths:
+        data = path.read_bytes()
+        if b"PRIVATE KEY-----" in data:
+            raise Rejected("KeyInvalid", f"{path} is a private key: name the file with its public half, such as {path.stem}.pub")
         with naming(path):
-            keys.append(PublicKey.from_pem(path.read_bytes()))
+            keys.append(PublicKey.from_pem(data))
     return tuple(keys)
 
 

@@ -1,5 +1,6 @@
 """`edgefleet model`: push, verify, inspect and pull releases of models."""
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -187,14 +188,15 @@ def inspect(ref: RefArgument, ca: CaOption = None, output: FormatOption = Format
         title="variants",
         folding=("NAME", "FEATURES"),
     )
-    print_table(
-        ("CLAIM", "NAMES", "SAYS"),
-        [(_KNOWN.get(claim["predicateType"], claim["predicateType"]), _named(claim), _brief(claim)) for claim in claims],
-        title="attached (claims, not verified: `model verify` does that)"
-        if claims
-        else "nothing is attached: hubs and sites will refuse it",
-        folding=("CLAIM", "NAMES", "SAYS"),
-    )
+    if claims:
+        print_table(
+            ("CLAIM", "NAMES", "SAYS"),
+            [(_KNOWN.get(claim["predicateType"], claim["predicateType"]), _named(claim), _brief(claim)) for claim in claims],
+            title="attached (claims, not verified: `model verify` does that)",
+            folding=("CLAIM", "NAMES", "SAYS"),
+        )
+    else:
+        typer.echo("\nnothing is attached: hubs and sites will refuse it")
     for problem in problems:
         print_note(f"not used: {problem}")
 
@@ -258,5 +260,5 @@ def _named(claim: dict[str, Any]) -> str:
 
 
 def _brief(claim: dict[str, Any]) -> str:
-    said = " ".join(f"{key}={value}" for key, value in claim["predicate"].items())
+    said = " ".join(f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in claim["predicate"].items())
     return said if claim["aboutThis"] else f"about another artifact {said}"

@@ -23,14 +23,6 @@ from edgefleet.trust.keys import PrivateKey
 from edgefleet.trust.publishers import Publisher
 
 app = typer.Typer(help="Make, show and change what sites believe.", epilog=EXIT_CODES, no_args_is_help=True)
-app.command("add-publisher", epilog=EXIT_CODES)(add_publisher)
-app.command("revoke", epilog=EXIT_CODES)(revoke)
-app.command("set-limits", epilog=EXIT_CODES)(set_limits)
-app.command("replace-hub-key", epilog=EXIT_CODES)(replace_hub_key)
-app.command("renew", epilog=EXIT_CODES)(renew)
-app.command("rotate", epilog=EXIT_CODES)(rotate)
-app.command("make-key", epilog=EXIT_CODES)(make_key)
-app.command("sign", epilog=EXIT_CODES)(sign)
 
 ENDS_SOON = timedelta(days=30)
 TABLED = re.compile(r"(root|bundle)[.]|hubKeys: |publishers[.][^.]+[.](keys|identities|threshold|minReleaseSeq): ")
@@ -45,10 +37,11 @@ def init(
     root_threshold: Annotated[int, typer.Option(min=1, max=8, help="How many of them must sign a bundle.")] = 1,
     valid_days: DaysOption = 365,
 ) -> None:
-    """Make root keys, a hub key, a publisher key and trust bundle version 1. Nothing is overwritten.
+    """Make all first keys, and trust bundle version 1. Nothing is overwritten.
 
     \b
       root-N.key       sign bundles: keep them off line, apart from each other
+      root-N.pub       stay here: they name a root key that is lost, in `edgefleet trust rotate --remove`
       root.json        sites pin this, once:   edgefleet agent --trusted-root root.json
       hub.key          the hub signs assignments with it, as a Secret:
                        kubectl -n edgefleet-system create secret generic hub-key --from-file=hub.key
@@ -78,7 +71,8 @@ def init(
     )
     private = {f"root-{number}.key": key.to_pem().encode() for number, key in enumerate(roots, start=1)}
     private |= {"hub.key": hub.to_pem().encode(), "publisher.key": publisher.to_pem().encode()}
-    public = {"hub.pub": hub.public.to_pem().encode(), "publisher.pub": publisher.public.to_pem().encode(), ROOT: root, BUNDLE: bundle}
+    public = {f"root-{number}.pub": key.public.to_pem().encode() for number, key in enumerate(roots, start=1)}
+    public |= {"hub.pub": hub.public.to_pem().encode(), "publisher.pub": publisher.public.to_pem().encode(), ROOT: root, BUNDLE: bundle}
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     present = sorted(name for name in {*private, *public} if (folder / name).exists())
     if present:
@@ -93,17 +87,19 @@ def init(
 
 @app.command(epilog=EXIT_CODES)
 def show(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE")],
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="bundle.json, or the folder that it is in.")],
     root: Annotated[Path | None, typer.Option(help="The root that sites pinned; default: root.json beside the bundle.")] = None,
     output: FormatOption = Format.TABLE,
 ) -> None:
-    """Verify a trust bundle under the pinned root, as a site does, and show all that it says."""
+    """Verify a trust bundle as a site does, and show all of it. A draft is shown by `edgefleet trust sign`."""
     now = datetime.now(UTC)
+    bundle = bundle / BUNDLE if bundle.is_dir() else bundle
     found = verify_file(bundle, root or bundle.parent / ROOT, now=now)
     data = bundle.read_bytes()
     last = read_last_root(data)
     if found.expires_at - now < ENDS_SOON:
-        print_note(f"warning: it ends {format_time(found.expires_at)}; past that sites activate nothing: see `edgefleet trust renew`")
+        command = "rotate --root-valid-days" if last.expires_at <= found.expires_at else "renew"
+        print_note(f"warning: it ends {format_time(found.expires_at)}; past that sites activate nothing: see `edgefleet trust {command}`")
     if output is Format.JSON:
         trust: dict[str, Any] = json.loads(data)["trust"]
         more = {name: value for name, value in trust.items() if name not in ("formatVersion", "publishers", "hubKeys", "trustedRoot")}
@@ -147,6 +143,9 @@ def show(
         title="publishers",
         folding=("PUBLISHERS",),
     )
+    keys = sorted({key.id for entry in found.publishers.values() for key in entry.keys})
+    if keys:
+        print_table(("KEY",), [(one,) for one in keys], title="publisher keys")
     rest = [fact for fact in list_facts(data) if not TABLED.match(fact)]
     if rest:
         typer.echo("\n" + "\n".join(rest))
@@ -154,3 +153,17 @@ def show(
 
 def _names(publisher: Publisher) -> list[str]:
     return [short(key.id) for key in publisher.keys] + [one.id for one in publisher.identities]
+
+
+# In the order of a bundle's life, as `--help` lists them.
+for name, command in (
+    ("add-publisher", add_publisher),
+    ("revoke", revoke),
+    ("set-limits", set_limits),
+    ("replace-hub-key", replace_hub_key),
+    ("renew", renew),
+    ("rotate", rotate),
+    ("sign", sign),
+    ("make-key", make_key),
+):
+    app.command(name, epilog=EXIT_CODES)(command)

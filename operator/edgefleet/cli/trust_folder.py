@@ -13,12 +13,14 @@ from typing import Annotated
 
 import typer
 
+from edgefleet.api.meta import format_time
 from edgefleet.cli.artifacts import naming, read_private_key
 from edgefleet.cli.output import CommandFailed, print_note
 from edgefleet.trust.bundle import TrustBundle, open_bundle, require_root
 from edgefleet.trust.bundle_content import BundleContent, write_content
-from edgefleet.trust.bundle_draft import Draft, make_draft, read_draft, sign_draft
+from edgefleet.trust.bundle_draft import Draft, make_draft, read_draft, read_last_root, sign_draft
 from edgefleet.trust.errors import Rejected
+from edgefleet.trust.keys import PublicKey
 
 ROOT, BUNDLE, DRAFT = "root.json", "bundle.json", "bundle.json.draft"
 LONG_AGO = datetime.fromtimestamp(0, UTC)
@@ -62,6 +64,26 @@ class Folder:
         """What the bundle in force says, to be changed by dataclasses.replace."""
         return BundleContent(**{field.name: getattr(self.held, field.name) for field in fields(BundleContent)})
 
+    @property
+    def parts(self) -> dict[str, tuple[str, str]]:
+        """Each key's id: whose it is (`root`, `hub`, `publisher`), and the command that takes it out."""
+        publishers = [key.id for publisher in self.held.publishers.values() for key in publisher.keys]
+        return (
+            dict.fromkeys(publishers, ("publisher", "revoke --key"))
+            | {key.id: ("hub", "replace-hub-key") for key in self.held.hub_keys}
+            | {key.id: ("root", "rotate --remove") for key in read_last_root(self.data).keys}
+        )
+
+    def require_free(self, keys: Sequence[PublicKey], part: str) -> None:
+        """One key, one part: a hub that could sign releases needs no publisher. Raises CommandFailed(KeyInUse)."""
+        for key in keys:
+            other, _ = self.parts.get(key.id, (part, ""))
+            if other != part:
+                raise CommandFailed(
+                    "KeyInUse",
+                    f"{key.id} is a {other} key already and cannot be a {part} key as well: `edgefleet trust make-key` makes another",
+                )
+
     def propose(self, content: BundleContent, signing: Signing, *, root: bytes | None = None, always: bool = False) -> None:
         """Make the next version with this content, under `root` if there is a new one; nothing where nothing changes, unless `always`.
 
@@ -74,6 +96,9 @@ class Folder:
         ends = now + timedelta(days=signing.valid_days)
         draft = make_draft(self.data, version=self.held.version + 1, content=content, expires_at=ends, root=root)
         show_draft(read_draft(draft, held=self.data, now=now))
+        root_ends = read_last_root(draft).expires_at
+        if root_ends < ends:
+            print_note(f"warning: its root ends before it, {format_time(root_ends)}: see `edgefleet trust rotate --root-valid-days`")
         if signing.dry_run:
             print_note("nothing is written: --dry-run")
             return
@@ -136,7 +161,7 @@ def show_missing(draft: Draft, file: Path) -> None:
     count = sum(one.count for one in draft.missing)
     print_note(f"{file} is version {draft.version} and lacks {count} signature(s):")
     for one in draft.missing:
-        print_note(f"  {one.what}: {one.count} of {', '.join(one.keys)}")
+        print_note("\n    ".join((f"  {one.what}: {one.count} of", *one.keys)))
     print_note(f"  each holder, with root.json and bundle.json beside it: edgefleet trust sign {file} --root-key KEY")
 
 

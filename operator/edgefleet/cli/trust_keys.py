@@ -32,7 +32,7 @@ ROOT_DAYS = 3650
 def make_key(
     file: Annotated[Path, typer.Argument(metavar="FILE.key", help="Where the private key goes, such as a stick; FILE.pub goes beside it.")],
 ) -> None:
-    """Make one key pair: a root key, a hub key or a publisher key; `rotate`, `replace-hub-key` and `add-publisher` take its public half."""
+    """Make one key pair, for a root, a hub or a publisher. `rotate`, `replace-hub-key` and `add-publisher` take its public half."""
     if file.suffix != ".key":
         raise typer.BadParameter(f"{file} must end in .key", param_hint="FILE.key")
     public = file.with_suffix(".pub")
@@ -59,7 +59,7 @@ def rotate(
     root_key: RootKeysOption = None,
     dry_run: DryRunOption = False,
 ) -> None:
-    """Make the next root: other root keys, another threshold, a later end. As many old keys as had to sign sign it, and as many new ones.
+    """Make the next root: other keys, threshold or end. As many old keys as had to sign sign it, and as many new ones.
 
     Sites that pinned any root before follow by themselves: the bundle carries all roots. root.json stays as sites pinned it.
     """
@@ -71,7 +71,9 @@ def rotate(
         if gone not in keys:
             raise CommandFailed("RootKeyUnknown", f"{gone} is none of the root keys: {', '.join(keys)}")
         del keys[gone]
-    keys |= {one.id: one for one in read_public_keys(add or ())}
+    joining = read_public_keys(add or ())
+    found.require_free(joining, "root")
+    keys |= {one.id: one for one in joining}
     threshold = root_threshold or held.threshold
     if threshold > len(keys):
         raise typer.BadParameter(f"{threshold} of {len(keys)} root keys cannot sign", param_hint="--root-threshold")
@@ -100,12 +102,14 @@ def replace_hub_key(
     """
     found = Folder.open(folder)
     old = found.content.hub_keys if keep_old else ()
-    keys = {one.id: one for one in (*old, *read_public_keys(key))}
+    new = read_public_keys(key)
+    found.require_free(new, "hub")
+    keys = {one.id: one for one in (*old, *new)}
     found.propose(replace(found.content, hub_keys=tuple(keys.values())), Signing(root_key, valid_days, dry_run))
 
 
 def renew(folder: FolderArgument, valid_days: DaysOption = 365, root_key: RootKeysOption = None, dry_run: DryRunOption = False) -> None:
-    """Make the next version with a later end, and nothing else new. Its root may end before it: `trust rotate --root-valid-days`."""
+    """Make the next version with a later end. Nothing else is new; its root may end before it: `trust rotate --root-valid-days`."""
     found = Folder.open(folder)
     found.propose(found.content, Signing(root_key, valid_days, dry_run), always=True)
 
@@ -114,7 +118,7 @@ def sign(
     draft: Annotated[Path, typer.Argument(metavar="DRAFT", help=f"{DRAFT}, in a folder with root.json and bundle.json.")],
     root_key: Annotated[list[Path] | None, typer.Option("--root-key", help="Root key to sign with; without one, only show.")] = None,
 ) -> None:
-    """Show what a draft changes and who must sign it yet; with --root-key, sign it. With the last signature it becomes bundle.json.
+    """Show what a draft changes; with --root-key, sign it. With the last signature it becomes bundle.json.
 
     It is compared with the bundle.json beside it, which is verified under root.json: take both from where you know them from, not from
     who sends the draft.

@@ -13,7 +13,7 @@ import typer
 from edgefleet.api.meta import parse_time
 from edgefleet.api.quantities import DIGEST_PATTERN
 from edgefleet.cli.artifacts import naming, read_public_keys, require_name
-from edgefleet.cli.output import CommandFailed
+from edgefleet.cli.output import CommandFailed, print_note
 from edgefleet.cli.trust_folder import DaysOption, DryRunOption, Folder, FolderArgument, RootKeysOption, Signing
 from edgefleet.trust.errors import Rejected, rejecting
 from edgefleet.trust.identities import Identity, Keyless
@@ -61,7 +61,7 @@ def add_publisher(
     root_key: RootKeysOption = None,
     dry_run: DryRunOption = False,
 ) -> None:
-    """Let these publishers release these models, beside those who may already; with --replace, instead of them."""
+    """Let publishers release models. They join those who may already; with --replace, they take their place."""
     wanted = [require_name(name, "--model") for name in model]
     named = bool(key or identity or identity_regex)
     if not named and (replace_all or not (threshold or min_seq is not None or predicate or sigstore_root)):
@@ -73,6 +73,7 @@ def add_publisher(
     if identities and root is None:
         raise typer.BadParameter("identities need the trusted_root.json of their Sigstore", param_hint="--sigstore-root")
     keys = read_public_keys(key or ())
+    found.require_free(keys, "publisher")
     _require_not_revoked(content.revoked, keys, identities)
     changed = {}
     for name in wanted:
@@ -106,7 +107,7 @@ def revoke(
     root_key: RootKeysOption = None,
     dry_run: DryRunOption = False,
 ) -> None:
-    """Let sites believe a release, a key or an identity no more, whoever vouches for it. A key or identity leaves all publishers."""
+    """Let sites believe a release or a publisher no more. A key or identity leaves all models; a digest counts whoever signed it."""
     if not (digest or key or identity or identity_regex):
         raise typer.BadParameter("name what is revoked: --digest, --key, or --identity with --issuer", param_hint="--digest")
     for one in digest or ():
@@ -117,9 +118,11 @@ def revoke(
     found = Folder.open(folder)
     content = found.content
     keys = frozenset(read_key_id(one, "--key") for one in key or ())
-    hub = [one.id for one in content.hub_keys if one.id in keys]
-    if hub:
-        raise CommandFailed("NotAPublisher", f"{hub[0]} is a hub key: `edgefleet trust replace-hub-key` takes it out")
+    for one, (part, command) in found.parts.items():
+        if one in keys and part != "publisher":
+            raise CommandFailed("NotAPublisher", f"{one} is a {part} key: `edgefleet trust {command}` takes it out")
+    for one in sorted(keys - found.parts.keys() - content.revoked.keys):
+        print_note(f"note: {one} is no publisher of this bundle; it is revoked all the same")
     known = {one.id for one in content.revoked.identities}
     revoked = replace(
         content.revoked,

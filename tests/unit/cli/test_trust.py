@@ -29,7 +29,7 @@ def test_init_makes_all_that_a_first_user_needs(tmp_path: Path, capsys: pytest.C
     folder = tmp_path / "trust"
     assert init(folder, "--model", "weld-qc") == 0
     names = {path.name for path in folder.iterdir()}
-    assert names == {"root-1.key", "root.json", "hub.key", "hub.pub", "publisher.key", "publisher.pub", "bundle.json"}
+    assert names == {"root-1.key", "root-1.pub", "root.json", "hub.key", "hub.pub", "publisher.key", "publisher.pub", "bundle.json"}
     bundle = open_bundle(
         (folder / "bundle.json").read_bytes(), pinned_root=(folder / "root.json").read_bytes(), floor_version=1, now=datetime.now(UTC)
     )
@@ -132,6 +132,21 @@ def test_a_bundle_without_its_root_is_not_shown(tmp_path: Path, capsys: pytest.C
     assert "RootMissing" in capsys.readouterr().err
     assert run(["trust", "show", str(tmp_path / "bundle.json"), "--root", str(tmp_path / "other" / "root.json")]) == 1
     assert "BundleRootMismatch" in capsys.readouterr().err
+
+
+def test_show_takes_the_folder_and_has_ids_to_copy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    init(tmp_path)
+    capsys.readouterr()
+    assert run(["trust", "show", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert PublicKey.from_pem((tmp_path / "publisher.pub").read_bytes()).id in lines
+
+
+def test_help_lists_whole_sentences(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["trust", "--help"]) == 0
+    _, _, out = capsys.readouterr().out.partition("Commands:")
+    assert "..." not in out
+    assert out.index("  init ") < out.index("  show ") < out.index("  add-publisher ") < out.index("  make-key ")
 
 
 def test_tables_fit_80_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -240,6 +240,38 @@ def test_hub_keys_overlap_for_a_while(desk: Desk) -> None:
     assert desk.bundle().hub_keys == (new,)
 
 
+def test_a_key_has_one_part(desk: Desk) -> None:
+    """A hub key that were a publisher's could make a release and order it; a stolen root key is not gone because it is revoked."""
+    hub, publisher, root = (desk.folder / f"{name}.pub" for name in ("hub", "publisher", "root-1"))
+    for words, reason in (
+        (["add-publisher", "--model", "digits", "--key", hub], "KeyInUse"),
+        (["add-publisher", "--model", "digits", "--key", root], "KeyInUse"),
+        (["replace-hub-key", "--key", publisher], "KeyInUse"),
+        (["replace-hub-key", "--key", root], "KeyInUse"),
+        (["rotate", "--add", hub], "KeyInUse"),
+        (["revoke", "--key", root], "NotAPublisher"),
+        (["add-publisher", "--model", "digits", "--key", desk.stick / "root-1.key"], "KeyInvalid"),
+    ):
+        assert desk.do(words[0], *words[1:], *desk.keys(1, 2)) == 1, words
+        assert f"error: {reason}: " in desk.said()[1], words
+    assert desk.bundle().version == 1
+    bob = desk.public("bob")
+    assert desk.do("revoke", "--key", bob, *desk.keys(1, 2)) == 0
+    assert "is no publisher of this bundle" in desk.said()[1]
+    assert desk.bundle().revoked.keys == {PublicKey.from_pem(bob.read_bytes()).id}
+
+
+def test_a_lost_root_key_is_named_by_its_public_half(desk: Desk) -> None:
+    four = desk.public("root-4")
+    assert desk.do("rotate", "--remove", desk.folder / "root-2.pub", "--add", four, "--root-valid-days", 20, *desk.keys(1, 3)) == 0
+    assert "its root ends before it" in desk.said()[1]
+    assert desk.bundle(floor=2).version == 2
+    assert trust("show", desk.folder) == 0
+    out, err = desk.said()
+    assert desk.key_id(desk.stick / "root-2.key") not in out
+    assert "trust rotate --root-valid-days" in err, "renew would not help"
+
+
 def test_a_revoked_release_may_have_a_time_from_which_nothing_serves_rather_than_it(desk: Desk) -> None:
     time = ["--stop-serving-by", "2026-01-31T18:00:00Z"]
     assert desk.do("revoke", "--key", desk.public("bob"), *time, *desk.keys(1, 2)) == 2
