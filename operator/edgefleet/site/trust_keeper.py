@@ -42,6 +42,7 @@ class TrustKeeper:
         self._on_change = on_change
         self._checkpoint = checkpoint
         self._bundle: TrustBundle | None = None
+        self._last_root = b""
         self._refused = ""
         self.on_report: Callable[[], None] = lambda: None
 
@@ -82,7 +83,7 @@ class TrustKeeper:
         await self._take(data, now=self._state.now())
 
     async def _take(self, data: bytes, *, now: datetime) -> None:
-        from edgefleet.trust.bundle import open_bundle
+        from edgefleet.trust.bundle import open_bundle, read_roots, require_root_kept
 
         try:
             bundle = await asyncio.to_thread(
@@ -93,6 +94,8 @@ class TrustKeeper:
                 floor_root=self._state.root_version,
                 now=now,
             )
+            if self._last_root:
+                require_root_kept(data, self._last_root)
         except Rejected as error:
             log.warning("the trust bundle is refused: %s: %s", error.reason, error.message)
             self._refuse(f"{error.reason}: {error.message}"[:MAX_REFUSAL])
@@ -103,7 +106,7 @@ class TrustKeeper:
         if not self._file.exists() or self._file.read_bytes() != data:
             write_durably(self._file, data, checkpoint=self._checkpoint)
         self._state.raise_bundle_version(bundle.version, bundle.root_version)
-        self._bundle = bundle
+        self._bundle, self._last_root = bundle, read_roots(data)[-1]
         log.info("trust bundle %d is in force until %s", bundle.version, format_time(bundle.expires_at))
         self._on_change()
         self._refuse("")

@@ -129,6 +129,21 @@ def read_roots(data: bytes) -> list[bytes]:
         return [json.dumps(root).encode() for root in parse_json_object(data)["roots"]]
 
 
+def require_root_kept(data: bytes, root: bytes) -> None:
+    """Check that a bundle, opened before, goes on from this root, the last of the bundle in force. Raises Rejected(BundleRootMismatch).
+
+    From the pinned root alone, keys that a later root dropped could sign another one in its place, for ever.
+    """
+    with rejecting("BundleMalformed", "the trust bundle"):
+        kept = parse_json_object(root)["signed"]
+        if all(format_canonical(parse_json_object(one)["signed"]) != format_canonical(kept) for one in read_roots(data)):
+            raise Rejected(
+                "BundleRootMismatch",
+                f"the trust bundle has another root {kept['version']} than the one that was in force here: root keys that were taken out, "
+                "or two sets of holders, signed it",
+            )
+
+
 def read_expiry(data: bytes) -> datetime:
     """When a bundle says that it ends, for warnings alone: no signature is looked at. Raises Rejected(BundleMalformed)."""
     with rejecting("BundleMalformed", "the trust bundle"):

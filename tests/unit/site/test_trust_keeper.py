@@ -105,6 +105,30 @@ async def test_keys_that_a_later_root_dropped_do_not_come_back(site: Site, caplo
     assert "BundleRollback" in caplog.text
 
 
+async def test_keys_that_a_later_root_dropped_make_no_other_root(site: Site) -> None:
+    """Not in the later root's place, and not after it; also after a restart. Who follows the later root is believed as ever."""
+    ours, next_one = PrivateKey.generate(), PrivateKey.generate()
+    later = make_root([ours.public], signers=[ROOT, ours], threshold=1, version=2, expires_at=ENDS)
+    content = BundleContent({"weld": Publisher((HUB.public,))}, (HUB.public,))
+
+    def offered(version: int, roots: list[bytes], key: PrivateKey) -> bytes:
+        return make_bundle(roots=roots, signers=[key], version=version, content=content, expires_at=ENDS)
+
+    rival = make_root([STRANGER.public], signers=[ROOT, STRANGER], threshold=1, version=2, expires_at=ENDS)
+    rival_next = make_root([STRANGER.public], signers=[STRANGER], threshold=1, version=3, expires_at=ENDS)
+    await site.keeper().offer(offered(2, [PINNED, later], ours))
+    for number in range(2):
+        keeper = site.keeper()
+        await keeper.restore()
+        for roots in ([PINNED, rival], [PINNED, rival, rival_next]):
+            await keeper.offer(offered(3, roots, STRANGER))
+            assert keeper.require().version == 2, number
+            assert keeper.report().refused.startswith("BundleRootMismatch: the trust bundle has another root 2")
+    third = make_root([next_one.public], signers=[ours, next_one], threshold=1, version=3, expires_at=ENDS)
+    await keeper.offer(offered(3, [PINNED, later, third], next_one))
+    assert (keeper.require().version, keeper.require().root_version) == (3, 3)
+
+
 @pytest.mark.parametrize("step", ["write", "sync", "rename", "sync folder"])
 @pytest.mark.parametrize("file", ["bundle.json", "state.json"])
 async def test_a_crash_leaves_a_bundle_that_is_believed(site: Site, step: str, file: str) -> None:
