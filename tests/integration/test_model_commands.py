@@ -89,6 +89,18 @@ def test_a_new_sequence_is_attested_anew(registry: Registry, told: Command) -> N
     assert told(f"model verify {registry.host}/vision/digits:v1 --key t/publisher.pub --min-seq 2 -o json")["seq"] == 2
 
 
+def test_other_files_under_a_sequence_that_is_taken_are_warned_of(
+    registry: Registry, desk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    warned = []
+    for weights, seq in ((b"1", 2), (b"2", 2), (b"2", 2), (b"3", 1), (b"4", 3)):
+        (desk / "int8.onnx").write_bytes(weights)
+        capsys.readouterr()
+        assert run(push_line(registry.host, seq=seq).split()) == 0
+        warned.append("a new release needs a higher --seq" in capsys.readouterr().err)
+    assert warned == [False, True, False, True, False], "the first is new, the third is the second again"
+
+
 def test_what_is_not_to_be_believed_is_neither_verified_nor_pulled(registry: Registry, told: Command) -> None:
     ref = f"{registry.host}/vision/digits:v1"
     told(push_line(registry.host, "--no-sign"))

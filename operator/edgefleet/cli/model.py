@@ -34,6 +34,7 @@ from edgefleet.cli.output import (
 from edgefleet.cli.recipe import read_recipe
 from edgefleet.cli.verification import Trust, print_signers, show_signers, telling, trusting
 from edgefleet.oci.client import RegistryClient
+from edgefleet.oci.errors import RegistryError
 from edgefleet.oci.fetch import fetch
 from edgefleet.oci.index import fetch_index, fetch_variant
 from edgefleet.oci.push import push_model, tag_manifest
@@ -100,6 +101,7 @@ def push(
         if signer is not None:
             facts: dict[str, Any] = {"model": recipe.name, "version": recipe.version, "seq": recipe.seq}
             print_note("signed" if sign_release(client, repository, digest, signer, **facts) else "was signed before")
+        _warn_of_sequence(client, reference, digest, recipe.seq)
         tag_manifest(client, repository, digest, tag)
     found = {
         "reference": str(reference),
@@ -232,6 +234,22 @@ def pull(
             with showing_bytes(layer.path, layer.blob.size) as bar:
                 fetch(client, repository, layer.blob, target, progress=lambda have, bar=bar: bar.update(0, completed=have))  # type: ignore[misc]
             print_note(f"{target} ({layer.blob.size:,} bytes)")
+
+
+def _warn_of_sequence(client: RegistryClient, reference: Reference, digest: str, seq: int) -> None:
+    """On stderr, where what the tag names so far is another release, of a sequence that is no lower."""
+    try:
+        before = client.resolve(reference)
+        if before == digest:
+            return
+        claims, _ = _read_claims(client, reference, before)
+    except RegistryError:
+        # The tag is new, or names what nobody can read: nothing to compare with, and no reason not to push.
+        return
+    said = [claim["predicate"].get("releaseSeq") for claim in claims if claim["predicateType"] == RELEASE_PREDICATE]
+    highest = max((one for one in said if isinstance(one, int)), default=-1)
+    if highest >= seq:
+        print_note(f"warning: {reference} was {before} until now, of sequence {highest}: a new release needs a higher --seq than that")
 
 
 def _read_claims(client: RegistryClient, reference: Reference, digest: str) -> tuple[list[dict[str, Any]], list[str]]:

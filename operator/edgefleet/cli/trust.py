@@ -12,7 +12,7 @@ import typer
 from edgefleet.api.meta import format_time
 from edgefleet.cli.artifacts import require_name
 from edgefleet.cli.output import EXIT_CODES, CommandFailed, Format, FormatOption, print_facts, print_json, print_note, print_table, short
-from edgefleet.cli.trust_folder import BUNDLE, ROOT, DaysOption, verify_file, write_new
+from edgefleet.cli.trust_folder import BUNDLE, DRAFT, ROOT, DaysOption, verify_file, write_new
 from edgefleet.cli.trust_keys import ROOT_DAYS, make_key, renew, replace_hub_key, rotate, sign
 from edgefleet.cli.trust_limits import set_limits
 from edgefleet.cli.trust_publishers import ModelsOption, add_publisher, revoke
@@ -94,6 +94,8 @@ def show(
     """Verify a trust bundle as a site does, and show all of it. A draft is shown by `edgefleet trust sign`."""
     now = datetime.now(UTC)
     bundle = bundle / BUNDLE if bundle.is_dir() else bundle
+    if bundle.name == DRAFT:
+        raise typer.BadParameter(f"{bundle} is a draft: `edgefleet trust sign {bundle}` shows it", param_hint="BUNDLE")
     found = verify_file(bundle, root or bundle.parent / ROOT, now=now)
     data = bundle.read_bytes()
     last = read_last_root(data)

@@ -182,6 +182,6 @@ def _print(site: str, bundle: TrustBundle, ended: bool, findings: list[Finding])
         print_facts(facts)
         print_signers(one.signers)
         if one.reason:
-            print_facts({"why": one.message})
+            print_facts({"why    ": one.message})
     if not findings:
         typer.echo("\nnothing serves here, and nothing is stored")

@@ -103,7 +103,7 @@ def open_bundle(data: bytes, *, pinned_root: bytes, floor_version: int, now: dat
         signed.targets[TRUST_FILE].verify_length_and_hashes(format_canonical(document["trust"]))
         expires_at = min(signed.expires, root.expires)
         if now >= expires_at:
-            raise Rejected("BundleExpired", f"the trust bundle ended {format_time(expires_at)}: publish a new version")
+            raise Rejected("BundleExpired", f"the trust bundle ended {format_time(expires_at)}: `edgefleet trust renew` makes a new one")
         if signed.version < floor_version:
             raise Rejected(
                 "BundleRollback", f"the trust bundle has version {signed.version}, version {floor_version} was already seen here"

@@ -83,6 +83,8 @@ def test_one_signature_makes_a_draft_and_the_second_the_bundle(desk: Desk) -> No
     assert f"+ publishers.digits.keys: {desk.key_id(bob.with_suffix('.key'))}" in out
     assert "lacks 1 signature" in err
     assert desk.bundle().version == 1, "a draft is nothing yet"
+    assert trust("show", desk.draft) == 2
+    assert "edgefleet trust sign" in desk.said()[1]
     assert trust("sign", desk.draft) == 0, "only shown"
     assert desk.bundle().version == 1
     assert desk.sign(1) == 0, "the same key again counts once"
