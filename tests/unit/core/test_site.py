@@ -11,6 +11,7 @@ from edgefleet.api.assignment import FrozenRevision, Order, SiteAssignmentSpec
 from edgefleet.api.meta import format_time
 from edgefleet.api.model import Serving, Variant
 from edgefleet.api.site import Hardware
+from edgefleet.core.limits import Limits
 from edgefleet.core.site import (
     MAX_SEQUENCE_JUMP,
     RETRY_DELAYS,
@@ -171,6 +172,37 @@ def test_past_its_end_what_serves_goes_on_and_nothing_is_activated() -> None:
 def test_hardware_that_has_changed_does_not_take_out_what_serves() -> None:
     order = make_order(revision=make_revision(features=("amx_int8",)))
     assert judge(order, served(7)) == Accept(order)
+
+
+def in_pods(**container: Any) -> FrozenRevision:
+    """Served by pods of one container."""
+    server = {"name": "server", "image": "registry.example/serving/mlserver@sha256:" + "5" * 64, **container}
+    serving = {"deployment": {"template": {"spec": {"containers": [server]}}, "port": 8080, "mountPath": "/models"}}
+    return make_revision("b").model_copy(update={"serving": Serving.model_validate(serving)})
+
+
+DECENT, PRIVILEGED = {"allowPrivilegeEscalation": False}, {"privileged": True}
+
+
+@pytest.mark.parametrize("memory", [served(5), served(5, "b")], ids=["another serves", "under the hash of what serves"])
+@pytest.mark.parametrize(
+    ("revision", "context", "reason"),
+    [
+        pytest.param(in_pods(securityContext=DECENT), {"pods": True, "limits": Limits(), "region": "kz"}, "", id="within"),
+        pytest.param(in_pods(securityContext=DECENT), {}, "NoPodsHere", id="no pods here"),
+        pytest.param(in_pods(securityContext=PRIVILEGED), {"pods": True}, "PodNotAllowed", id="privileged"),
+        pytest.param(in_pods(securityContext=DECENT), {"pods": True, "limits": Limits(images=())}, "ImageNotAllowed", id="image"),
+        pytest.param(make_revision("b"), {"limits": Limits(endpoints=())}, "EndpointNotAllowed", id="endpoint"),
+        pytest.param(make_revision("b"), {"limits": Limits(regions=("kz",)), "region": "de"}, "ResidencyDenied", id="region"),
+    ],
+)
+def test_what_comes_with_a_revision_is_judged_whatever_serves(
+    revision: FrozenRevision, context: dict[str, Any], reason: str, memory: FleetMemory
+) -> None:
+    """The hash is the hub's word, and says nothing of what comes with it."""
+    order = make_order(revision=revision)
+    verdict = judge(order, memory, **context)
+    assert verdict == Accept(order) if not reason else isinstance(verdict, Refuse) and verdict.reason == reason
 
 
 @given(st.lists(st.tuples(st.integers(1, 1 << 53), st.sampled_from("ab")), max_size=30))
