@@ -44,6 +44,7 @@ ENVELOPE = sign_order(RUN, HUB)
 INNER = base64.b64decode(ENVELOPE)
 INNER_DOCUMENT = json.loads(INNER)
 (SIGNATURE,) = INNER_DOCUMENT["signatures"]
+INNER_PAYLOAD = base64.b64decode(INNER_DOCUMENT["payload"])
 
 
 def reason_of(envelope: str, *keys: PrivateKey) -> str:
@@ -66,6 +67,21 @@ def envelope_of(payload: bytes, key: PrivateKey = HUB, /, **changes: Any) -> str
 
 def payload_of(**changes: Any) -> bytes:
     return json.dumps({**RUN.to_json_dict(), **changes}).encode()
+
+
+def pods_of(image: str) -> dict[str, Any]:
+    """The signed revision, served by pods."""
+    template = {"spec": {"containers": [{"name": "server", "image": image}]}}
+    return {**REVISION.to_json_dict(), "serving": {"deployment": {"template": template, "port": 8080, "mountPath": "/models"}}}
+
+
+BY_DIGEST, TAGGED = pods_of("registry.example/server@" + DIGEST), pods_of("registry.example/server:latest")
+
+
+def test_pods_by_digest_are_ordered() -> None:
+    order = open_order(envelope_of(payload_of(revision=BY_DIGEST)), [HUB.public])
+    assert order.revision is not None
+    assert order.revision.serving.deployment is not None
 
 
 @pytest.mark.parametrize("order", [RUN, WITHDRAWAL], ids=["run", "withdrawal"])
@@ -94,6 +110,9 @@ def test_an_unknown_field_of_a_newer_hub_is_ignored() -> None:
         pytest.param(envelope_of(payload_of(), signatures=[{"keyid": [], "sig": "AA=="}]), "OrderMalformed", id="keyid is a list"),
         pytest.param(envelope_of(payload_of(), payload=5), "OrderMalformed", id="payload is a number"),
         pytest.param(envelope_of(payload_of(), extra=1), "OrderMalformed", id="unsigned field"),
+        pytest.param(envelope_of(INNER_PAYLOAD, signatures=[SIGNATURE | {"x": 1}]), "OrderMalformed", id="unsigned field of a signature"),
+        pytest.param(envelope_of(payload_of(newField="x" * 38_000)), "OrderMalformed", id="signed and too large"),
+        pytest.param(envelope_of(payload_of(revision=TAGGED)), "OrderMalformed", id="a tag instead of a digest"),
         pytest.param(envelope_of(payload_of(), STRANGER), "OrderSignatureInvalid", id="a stranger's"),
         pytest.param(
             envelope_of(payload_of(), signatures=[{"keyid": HUB.public.id, "sig": "AA=="}]),
