@@ -282,6 +282,19 @@ async def test_serving_ends_on_time_though_orders_and_bundle_have_ended_before(
     await serving.close()
 
 
+@pytest.mark.parametrize("envelope", ["", "e30=", "another order's"])
+async def test_what_the_readable_copy_says_is_no_order(envelope: str, tmp_path: Path, revision: FrozenRevision) -> None:
+    """A withdrawal without an envelope, or with one that says something else."""
+    door, now = Door(tmp_path), datetime.now(UTC)
+    await door.trust.offer(bundle(1, now + YEAR))
+    withdrawal, run = record_of(order_of(None, 4, now + DAY)), record_of(order_of(revision, 4, now + DAY))
+    said = run.spec.envelope if envelope == "another order's" else envelope
+    verdict = door.intake.judge(withdrawal.model_copy(update={"spec": withdrawal.spec.model_copy(update={"envelope": said})}))
+    assert isinstance(verdict, Refuse)
+    assert verdict.reason == ("CopyMismatch" if said == run.spec.envelope else "OrderMalformed")
+    assert isinstance(door.intake.judge(withdrawal), Accept)
+
+
 @pytest.mark.parametrize(("sequence", "expected"), [(1 << 40, "SequenceJump"), (1005, "SequenceJump"), (1004, "Accept")])
 async def test_a_stolen_hub_key_cannot_use_up_the_numbers(sequence: int, expected: str, tmp_path: Path, revision: FrozenRevision) -> None:
     door, now = Door(tmp_path), datetime.now(UTC)
