@@ -2,29 +2,37 @@
 
 import json
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from edgefleet.api.assignment import FrozenRevision, Order
 from edgefleet.api.model import Golden, Serving, Variant
+from edgefleet.core.limits import Limits, LimitsByModel
 from edgefleet.oci import media
-from edgefleet.oci.client import digest_of
+from edgefleet.oci.client import RegistryClient, digest_of
 from edgefleet.oci.errors import MalformedManifest, RegistryError
 from edgefleet.oci.index import variant_annotations
 from edgefleet.oci.manifest import ModelManifest
+from edgefleet.oci.reference import Repository
+from edgefleet.oci.transport import Patience
+from edgefleet.site import prefetch as module
+from edgefleet.site.faults import StepFailed
 from edgefleet.site.inbox import Inbox
 from edgefleet.site.prefetch import Evidence, Prefetcher, verify_evidence, verify_image
-from edgefleet.site.registries import Access
+from edgefleet.site.registries import Access, Source
 from edgefleet.site.store import Store
 from edgefleet.trust.bundle import TrustBundle
 from edgefleet.trust.errors import Rejected
 from edgefleet.trust.identities import Identity, Keyless
 from edgefleet.trust.keys import PrivateKey, PublicKey
+from edgefleet.trust.limits import ImageSigner
 from edgefleet.trust.publishers import Publisher, Revoked
 from edgefleet.trust.release import RELEASE_PREDICATE, SIGN_PREDICATE, GoldenFacts, ReleaseFacts, attest_golden, attest_release, sign_digest
 from edgefleet.trust.signatures import read_claim
@@ -80,6 +88,19 @@ REVISION = FrozenRevision(
 EVIDENCE = Evidence(INDEX, MANIFEST, release_bundles(digest_of(INDEX)), GOLDEN, golden_bundles(digest_of(GOLDEN)))
 
 
+def order_of(revision: FrozenRevision) -> Order:
+    return Order(
+        site="plant-7",
+        fleet="vision/plants",
+        sequence=1,
+        action="Run",
+        model="weld",
+        revision=revision,
+        issued_at=NOW,
+        expires_at=NOW + timedelta(days=14),
+    )
+
+
 class Asked(Exception):
     """Enough was seen."""
 
@@ -99,19 +120,9 @@ def test_what_is_protected_is_asked_only_when_room_is_made(tmp_path: Path, monke
 
     monkeypatch.setattr(prefetcher, "_believe", believe)
     monkeypatch.setattr(Store, "reserve", reserve)
-    order = Order(
-        site="plant-7",
-        fleet="vision/plants",
-        sequence=1,
-        action="Run",
-        model="weld",
-        revision=REVISION,
-        issued_at=NOW,
-        expires_at=NOW + timedelta(days=14),
-    )
     trust = TrustBundle({"weld": PUBLISHER}, (), version=1, expires_at=NOW)
     with pytest.raises(Asked):
-        prefetcher.run(order, trust, access=Access(), protected=lambda: protected, now=NOW, stop=threading.Event())
+        prefetcher.run(order_of(REVISION), trust, access=Access(), protected=lambda: protected, now=NOW, stop=threading.Event())
     assert seen == {"a", "b"}
 
 
@@ -201,6 +212,79 @@ def signers(*subjects: str, threshold: int = 1, revoked: tuple[Identity, ...] = 
     return Publisher(
         (), threshold, keyless=Keyless(identities, json.dumps(SIGSTORE.trusted_root()).encode()), revoked=Revoked(identities=revoked)
     )
+
+
+class NoWay(Access):
+    """Nobody is asked."""
+
+    def open(self, repository: Repository, patience: Patience) -> Source:
+        return Source(cast("RegistryClient", nullcontext()), repository, "")
+
+
+class Believed(Exception):
+    """So far all is believed; the model would be fetched next."""
+
+
+def run(tmp_path: Path, trust: TrustBundle, revision: FrozenRevision, monkeypatch: pytest.MonkeyPatch) -> Mapping[str, tuple[bytes, ...]]:
+    """The images that are believed before anything of the model is asked for."""
+    found: list[Mapping[str, tuple[bytes, ...]]] = []
+
+    def go_on(_: object, images: Mapping[str, tuple[bytes, ...]], *__: object) -> None:
+        found.append(images)
+        raise Believed
+
+    prefetcher = Prefetcher(Store(tmp_path), Inbox(tmp_path / "inbox"))
+    monkeypatch.setattr(prefetcher, "_run", go_on)
+    with pytest.raises(Believed):
+        prefetcher.run(order_of(revision), trust, access=NoWay(), protected=frozenset, now=NOW, stop=threading.Event())
+    return found[0]
+
+
+IN_PODS = REVISION.model_copy(
+    update={
+        "serving": Serving.model_validate(
+            {
+                "deployment": {
+                    "template": {"spec": {"containers": [{"name": "server", "image": f"{NAME}@{IMAGE}"}]}},
+                    "port": 8080,
+                    "mountPath": "/models",
+                }
+            }
+        )
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("covers", "shown", "reason"),
+    [
+        pytest.param(NAME, (sign_digest(KEY, IMAGE),), "", id="signed"),
+        pytest.param(NAME, (), "ImageSignatureMissing", id="unsigned"),
+        pytest.param(NAME, (sign_digest(STRANGER, IMAGE),), "ImageSignatureInvalid", id="a stranger's"),
+        pytest.param("registry.example/tools/*", (), "", id="nobody must have signed it"),
+    ],
+)
+def test_images_are_believed_before_anything_of_the_model_is_asked_for(
+    covers: str, shown: tuple[bytes, ...], reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "fetch_bundles", lambda *_: SimpleNamespace(bundles=shown, problems=()))
+    trust = TrustBundle({"weld": PUBLISHER}, (), version=1, expires_at=NOW, image_signers=(ImageSigner(covers, PUBLISHER),))
+    if reason:
+        with pytest.raises(Rejected, match=reason):
+            run(tmp_path, trust, IN_PODS, monkeypatch)
+    else:
+        assert run(tmp_path, trust, IN_PODS, monkeypatch) == ({f"{NAME}@{IMAGE}": shown} if shown else {})
+
+
+@pytest.mark.parametrize(("allowed", "refused"), [("registry.example", False), ("other.example", True)])
+def test_under_a_narrower_bundle_no_other_host_is_asked(
+    allowed: str, refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also for what served here before: it was ordered under other limits."""
+    limits = LimitsByModel(Limits(endpoints=(allowed,)))
+    trust = TrustBundle({"weld": PUBLISHER}, (), version=1, expires_at=NOW, limits=limits)
+    with pytest.raises(StepFailed, match="EndpointNotAllowed") if refused else nullcontext():
+        assert run(tmp_path, trust, REVISION, monkeypatch) == {}
 
 
 def refusal_of(digest: str, bundles: tuple[bytes, ...], publisher: Publisher) -> str:
