@@ -42,7 +42,7 @@ def adopt(
     ca: CaOption = None,
     output: FormatOption = Format.TABLE,
 ) -> None:
-    """Wrap a signed artifact that has no index (ModelPack, or plain files of `oras push`) into a release. Again is harmless.
+    """Wrap a signed artifact that has no index into a release. It may be a ModelPack, or plain files of `oras push`; again is harmless.
 
     Its signature is verified first, and nothing is pushed without one. Files stay where they are. The tag is moved last.
 

@@ -69,7 +69,7 @@ def verify(
     ca: CaOption = None,
     output: FormatOption = Format.TABLE,
 ) -> None:
-    """Check that enough trusted publishers signed a golden set and attested it for the model, and that each line can be read."""
+    """Check a golden set as hub and sites do. Enough trusted publishers must have signed and attested it; each line is read."""
     reference = read_reference(ref)
     publisher = trust.find_publisher(name)
     with open_client(ca) as client:

@@ -55,7 +55,7 @@ def join(
     context: ContextOption = None,
     output: FormatOption = Format.TABLE,
 ) -> None:
-    """Let a site in: print one command to run at the site, or do it with --site-kubeconfig, or write the join file with --write.
+    """Let a site in. It prints one command to run at the site, or does it with --site-kubeconfig, or writes the join file with --write.
 
     The join file holds the hub's address and CA, a token that is good once, and the root document that the site pins. Whoever has it before
     the site can join in its place; the site's own try is then refused (TokenUsed, an Event of the EdgeSite). A token that was made for the
@@ -93,7 +93,7 @@ def leave(
     context: ContextOption = None,
     output: FormatOption = Format.TABLE,
 ) -> None:
-    """Shut a site out: from now on it may read and write nothing at the hub, and cannot renew its certificate. It may be done twice.
+    """Shut a site out. From now on it may read and write nothing at the hub, and cannot renew its certificate; it may be done twice.
 
     The site goes on serving what it serves, and can be let in again by `edgefleet site join`. Its EdgeSite stays: delete it too (in Git) if
     the site is gone for good.
@@ -118,7 +118,7 @@ def identity(
     state: Annotated[Path, typer.Option(help="The agent's state folder.", file_okay=False)],
     output: FormatOption = Format.TABLE,
 ) -> None:
-    """Show, at the site, as whom it joined, until when its certificate is good, and what it waits for. Exit code 1 if it has none."""
+    """Show, at the site, as whom it joined. Until when its certificate is good, and what it waits for; exit code 1 if it has none."""
     from edgefleet.site.identity_files import IdentityInvalid, describe, identity_folder
 
     try:

@@ -68,7 +68,7 @@ def push(
     ca: CaOption = None,
     output: FormatOption = Format.TABLE,
 ) -> None:
-    """Push a release: one manifest per variant, one index, a signature and an attestation. Again is harmless.
+    """Push a release and sign it. One manifest per variant, one index, a signature and an attestation; again is harmless.
 
     The tag is moved last, when the signatures are there. Describe the release with options, or in a YAML file:
 
@@ -129,7 +129,7 @@ def push(
 @app.command(epilog=EXIT_CODES)
 @trusting()
 def verify(ref: RefArgument, trust: Trust, name: NameOption = None, ca: CaOption = None, output: FormatOption = Format.TABLE) -> None:
-    """Check that enough trusted publishers signed a release and attested it for the model, as hub and sites do.
+    """Check a release as hub and sites do. Enough trusted publishers must have signed it, and attested it for the model.
 
     \b
       edgefleet model verify registry.example/digits:1.0 --key publisher.pub

@@ -39,7 +39,7 @@ def sign(
     ca: CaOption = None,
     output: FormatOption = Format.TABLE,
 ) -> None:
-    """Add this key's signature and attestation to a release, where more than one publisher must sign. Again is harmless.
+    """Sign a release as one more publisher. It adds this key's signature and attestation; again is harmless.
 
     Version and sequence are taken from what publishers that you trust attested (--signer with their public keys, or --bundle with --root),
     or given. Nothing is signed that contradicts an attestation that is there, whoever made it.

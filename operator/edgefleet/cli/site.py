@@ -28,7 +28,7 @@ def why(
     context: ContextOption = None,
     output: FormatOption = Format.TABLE,
 ) -> None:
-    """Say for each fleet of a site what it should run, what it runs, why that differs, since when, and what to do next.
+    """Say why a site does not run what it should. For each fleet: what it should run, what it runs, since when, and what to do next.
 
     It is decided here as the hub decides it, from the same facts: who may use the site (namespaces, region, taints, holds, hardware), which
     wave of which run it is in, what its agent answered, and whether it can be heard. What a site runs is what it last said.

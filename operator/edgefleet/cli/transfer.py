@@ -44,7 +44,7 @@ def export_release(
     ca: CaOption = None,
     output: FormatOption = Format.TABLE,
 ) -> None:
-    """Verify a release and write all of it, signatures too, as an OCI image layout. A broken export goes on where it stopped.
+    """Verify a release, and write all of it to a folder. Signatures too, as an OCI image layout; a broken export goes on where it stopped.
 
     \b
       edgefleet model export registry.example/digits:1.0 --to /media/stick --key publisher.pub
@@ -94,7 +94,7 @@ def import_release(
     trust: Trust,
     output: FormatOption = Format.TABLE,
 ) -> None:
-    """Take a carried release to this site: the next order for it needs no registry. Again is harmless; a broken import goes on.
+    """Take a carried release to this site. The next order for it needs no registry; again is harmless, a broken import goes on.
 
     With --root alone (root.json that the site pinned), the publishers of the site's own trust bundle are believed. Run it as the user of
     the agent, which takes the release to its store when an order asks for it, and verifies it once more.

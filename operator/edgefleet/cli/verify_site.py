@@ -55,7 +55,7 @@ def verify_site(
     root: Annotated[Path, typer.Option(help="root.json that the site pinned.")],
     output: FormatOption = Format.TABLE,
 ) -> None:
-    """Verify again what a site runs and what lies in its store: who signed it, under the site's trust bundle, and every byte of its files.
+    """Verify again what a site runs, and all in its store. Who signed it, under the site's trust bundle, and every byte of its files.
 
     It needs no network and changes nothing. Run it as the agent's user, or as root. Exit code 1 if anything is not to be believed.
 

@@ -142,10 +142,17 @@ def test_show_takes_the_folder_and_has_ids_to_copy(tmp_path: Path, capsys: pytes
     assert PublicKey.from_pem((tmp_path / "publisher.pub").read_bytes()).id in lines
 
 
-def test_help_lists_whole_sentences(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["trust", "--help"]) == 0
+@pytest.mark.parametrize("noun", ["trust", "model", "golden", "site"])
+def test_help_lists_whole_sentences(noun: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([noun, "--help"]) == 0
     _, _, out = capsys.readouterr().out.partition("Commands:")
+    assert out
     assert "..." not in out
+
+
+def test_help_lists_a_bundles_life(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["trust", "--help"]) == 0
+    out = capsys.readouterr().out
     assert out.index("  init ") < out.index("  show ") < out.index("  add-publisher ") < out.index("  make-key ")
 
 
