@@ -47,15 +47,14 @@ def find_standing(spec: EdgeSiteSpec, held: AttestationStatus | None, now: datet
     if spec.attestation is None:
         return None
     verified, refused = (held.verified, held.refused) if held else (None, None)
-    if refused is not None:
-        return Standing("False", refused.reason, refused.message)
+    changed = _find_difference(spec.attestation, verified) if verified else None
+    # What quarantines comes first: no other refusal may hide it.
+    for one in sorted(filter(None, (refused, changed)), key=lambda one: one.reason not in _QUARANTINING):
+        return Standing("False", one.reason, one.message)
     if verified is None:
         return Standing(
             "Unknown", "NotEnrolled", "no TPM has vouched for it yet: start its agent with --tpm, or wait for its next certificate"
         )
-    changed = _find_difference(spec.attestation, verified)
-    if changed is not None:
-        return Standing("False", changed.reason, changed.message)
     if parse_time(verified.valid_until) <= now:
         return Standing("Unknown", "Stale", f"its TPM vouched for it until {verified.valid_until}; its next certificate brings a new quote")
     return Standing("True", "QuoteVerified", f"TPM {verified.device_hash} vouched for it at {verified.verified_at}")
@@ -111,8 +110,10 @@ def decide_proof(
 
 
 def record_refusal(held: AttestationStatus | None, refusal: Refuse, now: datetime) -> AttestationStatus | None:
-    """The record after this refusal."""
+    """The record after this refusal. One that quarantines stays until a proof is believed: whoever is shut out could else send another."""
     if refusal.reason in _UNHEARD:
+        return held
+    if held and held.refused and held.refused.reason in _QUARANTINING and refusal.reason not in _QUARANTINING:
         return held
     rebuff = Rebuff(reason=refusal.reason, message=refusal.message[:1024], at=format_time(now))
     return AttestationStatus(verified=held.verified if held else None, refused=rebuff)

@@ -71,6 +71,14 @@ def decided(wanted: Attestation = PLAIN, held: AttestationStatus | None = ATTEST
         pytest.param(PLAIN, refused("UntrustedEK"), NOW, ("False", "UntrustedEK"), True, id="unknown maker"),
         pytest.param(PLAIN.model_copy(update={"device_hash": OTHER}), ATTESTED, NOW, ("False", "DeviceChanged"), True, id="named later"),
         pytest.param(
+            PLAIN.model_copy(update={"device_hash": OTHER}),
+            refused("EvidenceMalformed"),
+            NOW,
+            ("False", "DeviceChanged"),
+            True,
+            id="named later, and no proof came since",
+        ),
+        pytest.param(
             Attestation.model_validate({"mode": "Required", "pcrs": [{"pcr": 7, "values": [UPDATE]}]}),
             ATTESTED,
             NOW,
@@ -166,6 +174,20 @@ def test_which_refusals_are_kept() -> None:
     for reason in (CHALLENGE_REASON, "AttestationRequired", "ChallengeExpired", "ChallengeUnknown"):
         assert record_refusal(ATTESTED, Refuse(reason, ""), NOW) == ATTESTED
         assert record_refusal(None, Refuse(reason, ""), NOW) is None
+
+
+@pytest.mark.parametrize("quarantining", ["DeviceChanged", "UntrustedEK"])
+def test_a_machine_in_quarantine_does_not_lift_it_by_being_refused_for_something_else(quarantining: str) -> None:
+    held = refused(quarantining)
+    for reason in ("EvidenceMalformed", "NonceMismatch", "PCRMismatch", "SignatureInvalid", "TpmWentBack", "AttributesRejected"):
+        kept = record_refusal(held, Refuse(reason, "something else"), NOW + DAY)
+        assert kept == held
+        assert is_quarantined(EdgeSiteSpec(attestation=PLAIN), kept, NOW + DAY)
+    for reason in ("DeviceChanged", "UntrustedEK"):
+        kept = record_refusal(held, Refuse(reason, "again"), NOW + DAY)
+        assert kept is not None
+        assert kept.refused == Rebuff(reason=reason, message="again", at=format_time(NOW + DAY))
+    assert decided(held=held) == VERIFIED.model_copy(update={"key": NEXT})
 
 
 def test_which_pcrs_are_quoted() -> None:
