@@ -168,6 +168,9 @@ def _walk(path: str, value: Any) -> Iterator[str]:
     if isinstance(value, Mapping) and path == "trustedRoot":
         # Sigstore's own document: its hash tells one from another, its pages would hide everything else.
         yield f"{path}: sha256:{hashlib.sha256(format_canonical(dict(value))).hexdigest()}"
+    elif isinstance(value, Mapping | list) and not value:
+        # No line at all could not be told from a field that is not there, and it may mean: none, of anything.
+        yield f"{path}: (empty {'list' if isinstance(value, list) else 'map'})"
     elif path == "imageSigners" and isinstance(value, list):
         # Numbered: the first entry that fits counts, so another order is another meaning.
         for number, one in enumerate(value, start=1):

@@ -196,6 +196,22 @@ def test_the_signer_sees_all_that_a_draft_says(desk: Desk) -> None:
     assert any(line.startswith("+ bundle.ends: ") for line in changes)
 
 
+@pytest.mark.parametrize(
+    ("file", "fact"),
+    [
+        pytest.param({"default": {"images": []}}, "limits.default.images: (empty list)", id="no image at all"),
+        pytest.param({"models": {"digits": {}}}, "limits.models.digits: (empty map)", id="a model without the default's limits"),
+    ],
+)
+def test_the_signer_sees_what_is_empty(desk: Desk, file: dict[str, Any], fact: str) -> None:
+    """No line would look like no change; it means that nothing is allowed, or that everything is."""
+    held = (desk.folder / "bundle.json").read_bytes()
+    document = json.loads(forged(desk))
+    document["trust"] |= {"formatVersion": 3, "limits": file}
+    assert fact in list_facts(json.dumps(document).encode())
+    assert fact not in list_facts(held)
+
+
 def test_a_new_root_replaces_a_lost_key_and_old_sites_follow(desk: Desk) -> None:
     new = desk.public("root-4")
     lost = desk.key_id(desk.stick / "root-1.key")
