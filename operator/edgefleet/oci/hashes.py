@@ -1,7 +1,9 @@
 """What one process knows of files because it hashed them: so that no byte that was finished is hashed twice.
 
-A file is known as long as it is the same inode, of the same size and time of change, as when its hash was kept. Nothing outlives the
-process: after a start, files are hashed again. Whether the hash is the wanted one is decided by the callers.
+A file is known as long as it is the same inode, of the same size and time of last writing, as when its hash was kept. That spares work and
+guards against nothing: disks rot without a new time, and whoever writes a file can set it back (a link or a new mode changes the ctime, so
+that says less still). Who must know reads the file (site/store.py). Nothing outlives the process: after a start, files are hashed again.
+Whether the hash is the wanted one is decided by the callers.
 """
 
 import hashlib
