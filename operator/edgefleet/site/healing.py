@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from edgefleet.api.assignment import FrozenRevision, Order
 from edgefleet.core.site import Cause
 from edgefleet.site.faults import StepFailed, explain_failure
-from edgefleet.site.store import RevisionRecord
+from edgefleet.site.store import RECORD, RevisionRecord
 
 if TYPE_CHECKING:
     from edgefleet.site.worker import Site
@@ -38,7 +38,10 @@ class Healing:
         """The complete revision; what has lain in the store is read before it is believed. Raises what a fetch does, and StepFailed."""
         store = self._site.store
         held = store.find(revision.hash)
-        damaged = await asyncio.to_thread(store.find_damage, held) if held is not None else []
+        if held is not None:
+            damaged = await asyncio.to_thread(store.find_damage, held)
+        else:
+            damaged = [RECORD] if store.has_damaged_record(revision.hash) else []
         try:
             return await self._fetch(_of(order, revision))
         except Exception as error:
@@ -50,10 +53,15 @@ class Healing:
 
     async def replace(self, order: Order, damage: StepFailed) -> None:
         """What must serve is damaged, and not loaded: bring it, or let what served before serve meanwhile. Raises StepFailed."""
-        await self._site.serving.take_away(order.fleet)
+        # Without its record nothing says that a file is bad, and the record is soon written anew: it may be serving all the while.
+        lost = self._site.store.find(self._site.state.fleet(order.fleet).active or "") is None
+        if not lost:
+            await self._site.serving.take_away(order.fleet)
         try:
             await self._fetch(order)
         except Exception as error:
+            if lost:
+                await self._site.serving.take_away(order.fleet)
             said = damage.message + _later(_explain(error))
             previous = self._site.store.find(self._site.state.fleet(order.fleet).previous or "")
             if previous is not None:
@@ -67,13 +75,16 @@ class Healing:
     async def complete(self, order: Order) -> None:
         """While a server has what serves in memory: bring what the store has lost of it, and of what served before. Raises StepFailed."""
         state, store = self._site.state.fleet(order.fleet), self._site.store
-        serving, previous = (store.find(revision or "") for revision in (state.active, state.previous))
-        if serving is not None and not store.is_whole(serving):
+        record, previous = (store.find(revision or "") for revision in (state.active, state.previous))
+        # A record may be lost or changed: what the order says of the same revision is signed.
+        named = order.revision is not None and order.revision.hash == state.active
+        serving = order.revision if named else record.revision if record else None
+        if serving is not None and (record is None or not store.is_whole(record)):
             try:
-                await self._fetch(_of(order, serving.revision))
+                await self._fetch(_of(order, serving))
                 await self._site.serving.renew_files(order.fleet)
             except Exception as error:
-                said = f"{serving.revision.version} serves from memory; its files are damaged on the disk"
+                said = f"{serving.version} serves from memory; its {'files are' if record else 'record is'} damaged on the disk"
                 raise _damaged(said + _later(_explain(error))) from error
         if previous is not None and not store.is_whole(previous):
             try:
@@ -84,8 +95,13 @@ class Healing:
 
     def describe(self, fleet: str) -> str:
         """What a person should know although it serves; empty if all is well."""
-        previous = self._site.store.find(self._site.state.fleet(fleet).previous or "")
-        if previous is None or self._site.store.is_whole(previous):
+        before, store = self._site.state.fleet(fleet).previous or "", self._site.store
+        previous = store.find(before)
+        if previous is None:
+            if not store.has_damaged_record(before):
+                return ""
+            return f"StoreDamaged: going back to {before[:8]} needs an order for it, its record is damaged on the disk"
+        if store.is_whole(previous):
             return ""
         return f"StoreDamaged: going back to {previous.revision.version} needs its registry, its files are damaged on the disk"
 

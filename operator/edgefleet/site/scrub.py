@@ -17,7 +17,7 @@ from datetime import UTC, datetime, timedelta
 from edgefleet.site.fetching import Fetching
 from edgefleet.site.prefetch import Stopped
 from edgefleet.site.state import StateFile
-from edgefleet.site.store import RevisionRecord, Store
+from edgefleet.site.store import RECORD, Store
 
 log = logging.getLogger(__name__)
 
@@ -56,22 +56,27 @@ class Scrub:
     async def look(self) -> None:
         """One pass: the revision that serves each fleet first, then those to go back to."""
         states = list(self._state.fleets.items())
-        wanted = [(fleet, state.active) for fleet, state in states] + [(fleet, state.previous) for fleet, state in states if state.active]
-        for fleet, revision in wanted:
-            record = self._store.find(revision) if revision else None
-            if record is None:
-                continue
+        serving = [(fleet, state.active, True) for fleet, state in states if state.active]
+        before = [(fleet, state.previous, False) for fleet, state in states if state.active and state.previous]
+        unread = 0
+        for fleet, revision, serves in serving + before:
             try:
-                damaged = await self._thread.run("scrub", functools.partial(self._read, record))
+                damaged = await self._thread.run("scrub", functools.partial(self._read, revision, serves))
             except OSError as error:
-                log.warning("revision %s cannot be read: %s", record.revision.hash[:8], error)
+                log.warning("revision %s cannot be read: %s", revision[:8], error)
+                unread += 1
                 continue
             if damaged:
-                log.error("fleet %s: StoreDamaged: %s of %s", fleet, ", ".join(damaged[:3]), record.revision.version)
+                log.error("fleet %s: StoreDamaged: %s of revision %s", fleet, ", ".join(damaged[:3]), revision[:8])
                 self._on_damage(fleet)
-        self.passed_at = datetime.now(UTC)
+        if not unread:
+            self.passed_at = datetime.now(UTC)
 
-    def _read(self, record: RevisionRecord, stop: threading.Event) -> list[str]:
+    def _read(self, revision: str, serves: bool, stop: threading.Event) -> list[str]:
+        record = self._store.find(revision)
+        if record is None:
+            # What served before a withdrawal may have been evicted since: that is no damage.
+            return [RECORD] if serves or self._store.has_damaged_record(revision) else []
         return self._store.find_damage(record, _Pace(self._rate, stop))
 
 

@@ -4,10 +4,12 @@
     revisions/<hash>.json  written last: a revision is complete when this file is there
 
 A crash at any point leaves complete revisions complete; what belongs to none is removed by the next `reserve`. A blob whose bytes are not
-those of its digest any more is removed as soon as that is found, so that nothing can take it for good. Which revisions go is decided in
-core/site.py; who may be believed is left to prefetch.py; when blobs are looked at, to scrub.py.
+those of its digest any more is removed as soon as that is found, so that nothing can take it for good; a record that says otherwise than
+its signed evidence is doubted until it is written anew. Which revisions go is decided in core/site.py; who may be believed is left to
+prefetch.py; when blobs are looked at, to scrub.py.
 """
 
+import errno
 import hashlib
 import logging
 import os
@@ -27,6 +29,9 @@ from edgefleet.api.meta import Schema
 from edgefleet.api.quantities import Digest, parse_size
 from edgefleet.api.site import Storage
 from edgefleet.core.site import StoredRevision, plan_retention
+from edgefleet.oci.errors import ContentError
+from edgefleet.oci.golden import parse_golden_manifest
+from edgefleet.oci.manifest import parse_model_manifest
 from edgefleet.site.durable import Checkpoint, no_checkpoint, sync_folder, write_durably
 
 log = logging.getLogger(__name__)
@@ -34,6 +39,11 @@ log = logging.getLogger(__name__)
 READ_BYTES = 1 << 20
 # The model server may run as another user and gets links to these files; the folder itself is the agent's alone.
 BLOB_MODE = 0o444
+RECORD = "the record"
+"""How a damaged record is named among damaged files."""
+
+# Anything else (too many open files, no right) says nothing of what lies on the disk.
+_LOST = (errno.ENOENT, errno.EIO)
 
 
 Pace = Callable[[int], None]
@@ -105,6 +115,7 @@ class Store:
         self._lock = threading.RLock()
         self._writing: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._reserved: dict[str, dict[str, int]] = {}
+        self._doubted: set[str] = set()
         self.damaged = 0
         """How many blobs were found damaged, and removed."""
         if reading:
@@ -119,11 +130,20 @@ class Store:
         return self._blobs / digest.removeprefix("sha256:")
 
     def find(self, revision: str) -> RevisionRecord | None:
-        """The record of a complete revision; a damaged one counts as absent, and its blobs are fetched again."""
+        """The record of a complete revision; a damaged one counts as absent, and its blobs are fetched again. Raises OSError."""
         try:
-            return RevisionRecord.model_validate_json((self._revisions / f"{revision}.json").read_bytes())
-        except (FileNotFoundError, ValidationError):
+            record = RevisionRecord.model_validate_json(self._record_path(revision).read_bytes())
+        except ValidationError:
             return None
+        except OSError as error:
+            if error.errno in _LOST:
+                return None
+            raise
+        return record if record.revision.hash == revision else None
+
+    def has_damaged_record(self, revision: str) -> bool:
+        """Whether a revision was complete here, and its record cannot be read any more. Raises OSError."""
+        return self._record_path(revision).exists() and self.find(revision) is None
 
     def records(self) -> list[RevisionRecord]:
         """All complete revisions."""
@@ -150,16 +170,21 @@ class Store:
         """A blob's bytes, or None when it is absent or damaged. For evidence, which is small."""
         try:
             data = self.path(blob.digest).read_bytes()
-        except FileNotFoundError:
-            return None
+        except OSError as error:
+            if error.errno in _LOST:
+                return None
+            raise
         return data if "sha256:" + hashlib.sha256(data).hexdigest() == blob.digest else None
 
     def is_whole(self, record: RevisionRecord) -> bool:
-        """Whether all its blobs are there; their bytes are not looked at."""
-        return all(self.path(blob.digest).is_file() for blob in record.parts())
+        """Whether all its blobs are there, and its record is not known to be wrong; bytes are not looked at."""
+        return record.revision.hash not in self._doubted and all(self.path(blob.digest).is_file() for blob in record.parts())
 
     def holds(self, blob: StoredBlob, pace: Pace = no_pace) -> bool:
-        """Whether a blob is there and its bytes are those of its digest, read anew. What the disk does not give back counts as damaged."""
+        """Whether a blob is there and its bytes are those of its digest, read anew. What the disk does not give back counts as damaged.
+
+        Raises OSError where it cannot be asked for another reason.
+        """
         digest, size = hashlib.sha256(), 0
         try:
             with self.path(blob.digest).open("rb", buffering=0) as file:
@@ -169,12 +194,17 @@ class Store:
                     digest.update(chunk)
                     size += len(chunk)
                     pace(len(chunk))
-        except OSError:
-            return False
+        except OSError as error:
+            if error.errno in _LOST:
+                return False
+            raise
         return (f"sha256:{digest.hexdigest()}", size) == (blob.digest, blob.size)
 
     def find_damage(self, record: RevisionRecord, pace: Pace = no_pace) -> list[str]:
-        """The parts of a revision that are gone, or damaged and therefore removed now, as messages name them. Raises OSError."""
+        """The parts of a revision that are gone, or damaged and therefore removed now, as messages name them. Raises OSError.
+
+        RECORD is among them when the record says otherwise than the signed evidence beside it.
+        """
         found = []
         for blob in record.parts():
             if self.holds(blob, pace):
@@ -190,7 +220,28 @@ class Store:
                         "%s of revision %s was damaged on the disk, and is removed", blob.name or blob.digest, record.revision.hash[:8]
                     )
             found.append(blob.name or f"evidence {blob.digest[:19]}")
+        if not found and not self._agrees(record):
+            log.error("the record of revision %s is not what its signed evidence says", record.revision.hash[:8])
+            # It stays: its evidence, if that convinces, is what it is written anew from.
+            self._doubted.add(record.revision.hash)
+            found.append(RECORD)
         return found
+
+    def _agrees(self, record: RevisionRecord) -> bool:
+        revision, golden = record.revision, record.revision.golden
+        if (record.index.digest, record.manifest.digest) != (revision.digest, revision.variant.digest):
+            return False
+        if (record.golden_manifest.digest if record.golden_manifest else None) != (golden.digest if golden else None):
+            return False
+        try:
+            layers = parse_model_manifest(self.read(record.manifest) or b"", "manifest").layers
+            lines = parse_golden_manifest(self.read(record.golden_manifest) or b"", "golden set") if record.golden_manifest else None
+        except ContentError:
+            return False
+        exam = (record.golden_lines.digest, record.golden_lines.size) if record.golden_lines else None
+        files = [(blob.name, blob.digest, blob.size) for blob in record.files]
+        signed = [(layer.path, layer.blob.digest, layer.blob.size) for layer in layers]
+        return (files, exam) == (signed, (lines.digest, lines.size) if lines else None)
 
     def complete(self, record: RevisionRecord) -> None:
         """Say that all blobs of a revision are there. Raises OSError."""
@@ -198,7 +249,8 @@ class Store:
             self.path(blob.digest).chmod(BLOB_MODE)
         with self._lock:
             data = record.model_dump_json(by_alias=True, exclude_none=True).encode()
-            write_durably(self._revisions / f"{record.revision.hash}.json", data, checkpoint=self._checkpoint)
+            write_durably(self._record_path(record.revision.hash), data, checkpoint=self._checkpoint)
+            self._doubted.discard(record.revision.hash)
             self._reserved.pop(record.fleet, None)
 
     def reserve(self, fleet: str, wanted: Mapping[str, int], *, protected: Iterable[str], storage: Storage) -> list[str]:
@@ -240,6 +292,9 @@ class Store:
         """What the disk still has room for."""
         return shutil.disk_usage(self._blobs).free
 
+    def _record_path(self, revision: str) -> Path:
+        return self._revisions / f"{revision}.json"
+
     def _stored(self) -> list[StoredRevision]:
         return [StoredRevision(one.revision.hash, one.fleet, one.blobs(), one.used_at) for one in self.records()]
 
@@ -247,7 +302,7 @@ class Store:
         # Records first: a revision without its record is incomplete, one without a blob would be a lie.
         for revision in revisions:
             self._checkpoint(f"remove record {revision}")
-            (self._revisions / f"{revision}.json").unlink(missing_ok=True)
+            self._record_path(revision).unlink(missing_ok=True)
         sync_folder(self._revisions)
         needed = {digest for reserved in self._reserved.values() for digest in reserved}
         for record in self.records():
