@@ -3,12 +3,12 @@
 Limits narrow and never widen: what core/pods.py forbids is forbidden under any of them. What a bundle says is read in trust/, who signed
 an image is verified at the site (site/prefetch.py). Reasons, as core/site.py lists them:
 
-    EndpointNotAllowed  the order names a registry, mirror or proxy that is not in `endpoints`
+    EndpointNotAllowed  the order names a registry (also of a container's image), mirror or proxy that is not in `endpoints`
     ResidencyDenied     the site's own region is not in `regions`; a site without a region is in none
     GoldenMissing       the order brings no golden set
     GoldenTooLow        it asks for less than `golden.min`
     GoldenNotAllowed    its golden set is none of `golden.digests`
-    ImageNotAllowed     a container's image is of no repository in `images`
+    ImageNotAllowed     a container's image is of no repository in `images`, or nobody is named to sign it where others must be signed
 """
 
 import re
@@ -80,10 +80,10 @@ def find_excess(order: Order, limits: Limits, region: str | None) -> Excess | No
     if revision is None:
         return None
     return (
-        find_foreign_endpoint(order, limits)
+        _find_foreign_image(revision, limits)
+        or find_foreign_endpoint(order, limits)
         or _find_foreign_region(limits, region)
         or _find_other_exam(revision, limits)
-        or _find_foreign_image(revision, limits)
     )
 
 
@@ -94,6 +94,23 @@ def find_foreign_endpoint(order: Order, limits: Limits) -> Excess | None:
     for where, host in _endpoints(order):
         if not any(covers_host(pattern, host) for pattern in limits.endpoints):
             return Excess("EndpointNotAllowed", f"{where} names {host}; the trust bundle allows {_listed(limits.endpoints)}")
+    return None
+
+
+def find_unsigned_image(revision: FrozenRevision, limits: Limits, signed: Sequence[str]) -> Excess | None:
+    """The first image that is neither below one of the repositories whose images must be signed, nor in `images`.
+
+    One image has many spellings to a container runtime (a tag beside the digest, a port, no registry). Where signatures are asked for, a
+    spelling that nobody named must not do without them.
+    """
+    known = (*signed, *(limits.images or ()))
+    for name, digest in list_images(revision) if signed else ():
+        if not any(covers_image(pattern, name) for pattern in known):
+            return Excess(
+                "ImageNotAllowed",
+                f"serving.deployment.template names image {name[:200]}@{digest[:19]}; neither imageSigners of the trust bundle "
+                f"({_listed(signed)}) nor its limits.images names that: write registry/path@sha256:..., without a tag, as it is there",
+            )
     return None
 
 
@@ -124,11 +141,19 @@ def _endpoints(order: Order) -> Iterator[tuple[str, str]]:
         yield "revision.repository", order.revision.repository.partition("/")[0]
         if order.revision.golden is not None:
             yield "revision.golden.repository", order.revision.golden.repository.partition("/")[0]
+        for name, _ in list_images(order.revision):
+            yield f"serving.deployment.template, image {name[:200]},", _registry_of(name)
     for entry in order.registries or ():
         if entry.mirror is not None:
             yield f"registries[{entry.match}].mirror", entry.mirror.partition("/")[0]
     if order.proxy is not None:
         yield "proxy.https", order.proxy.https.removeprefix("http://")
+
+
+def _registry_of(image: str) -> str:
+    """Whom a container runtime asks for an image of this name."""
+    first, slash, _ = image.partition("/")
+    return first if slash and (first == "localhost" or re.search(r"[.:A-Z]", first)) else "docker.io"
 
 
 def _find_foreign_region(limits: Limits, region: str | None) -> Excess | None:

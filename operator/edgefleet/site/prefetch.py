@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 
 from edgefleet.api.assignment import FrozenRevision, Order
-from edgefleet.core.limits import find_foreign_endpoint, list_images
+from edgefleet.core.limits import find_foreign_endpoint, find_unsigned_image, list_images
 from edgefleet.core.site import Cause
 from edgefleet.oci.errors import ContentError, Unauthorised
 from edgefleet.oci.fetch import Blob, fetch
@@ -87,9 +87,12 @@ class Prefetcher:
         if publisher is None:
             raise StepFailed(Cause.TRUST, "TrustNotAtSite", f"trust bundle {trust.version} names no publisher of model {order.model!r}")
         # What serves or served here before was ordered under other limits, perhaps.
-        foreign = find_foreign_endpoint(order, trust.limits.of(order.model))
-        if foreign is not None:
-            raise StepFailed(Cause.TRUST, foreign.reason, foreign.message)
+        limits = trust.limits.of(order.model)
+        excess = find_foreign_endpoint(order, limits) or find_unsigned_image(
+            revision, limits, [signer.repository for signer in trust.image_signers]
+        )
+        if excess is not None:
+            raise StepFailed(Cause.TRUST, excess.reason, excess.message)
         # The site asks again by itself, so two tries in a row are enough here.
         patience = Patience(attempts=2, sleep=lambda seconds: _wait(stop, seconds))
         with ExitStack() as stack:
@@ -109,6 +112,8 @@ class Prefetcher:
     def _run(self, job: "_Job", images: Images, protected: Protected, now: datetime) -> RevisionRecord:
         evidence, manifest = self._believe(job)
         golden_lines = parse_golden_manifest(evidence.golden_manifest, "golden set") if evidence.golden_manifest else None
+        if golden_lines is not None:
+            _require_not_revoked(job.publisher, golden_lines.digest, "the golden set's lines")
         blobs = [StoredBlob(digest=layer.blob.digest, size=layer.blob.size, name=layer.path) for layer in manifest.layers]
         fetched = [(job.source, blob) for blob in blobs]
         golden = None
@@ -175,6 +180,7 @@ class Prefetcher:
         kept = {entry.image: entry.bundles for entry in record.images} if record else {}
         believed: dict[str, tuple[bytes, ...]] = {}
         for name, digest in list_images(job.revision):
+            _require_not_revoked(job.publisher, digest, f"image {name}")
             signer = next((one for one in signers if one.covers(name)), None)
             if signer is None:
                 continue
@@ -281,6 +287,9 @@ def verify_evidence(evidence: Evidence, revision: FrozenRevision, publisher: Pub
         )
     what = f"{revision.repository}@{revision.digest}"
     manifest = parse_model_manifest(evidence.manifest, what)
+    _require_not_revoked(publisher, revision.variant.digest, f"variant {revision.variant.name}")
+    for layer in manifest.layers:
+        _require_not_revoked(publisher, layer.blob.digest, layer.path)
     entries = parse_index(evidence.index, what)
     release.require_variants(name_variants(entries))
     entry = next((entry for entry in entries if entry.digest == revision.variant.digest), None)
@@ -304,6 +313,12 @@ def verify_image(image: str, bundles: Sequence[bytes], publisher: Publisher, pro
         verify_signature(digest=image.rpartition("@")[2], bundles=bundles, publisher=publisher, problems=problems)
     except Rejected as rejected:
         raise Rejected(f"Image{rejected.reason}", f"image {image}: {rejected.message}") from rejected
+
+
+def _require_not_revoked(publisher: Publisher, digest: str, what: str) -> None:
+    """The release or the golden set as a whole is asked for in trust/; people may also revoke one file that several releases have."""
+    if digest in publisher.revoked.digests:
+        raise Rejected("Revoked", f"{what}, {digest}, is revoked by the trust bundle: name a release without it")
 
 
 def _require_digest(data: bytes, digest: str, what: str) -> None:

@@ -8,7 +8,16 @@ import pytest
 from edgefleet.api.assignment import FrozenRevision, Order
 from edgefleet.api.model import Golden, Serving, Variant
 from edgefleet.api.site import Proxy, RegistryAccess
-from edgefleet.core.limits import GoldenLimit, Limits, LimitsByModel, covers_host, covers_image, find_excess, list_images
+from edgefleet.core.limits import (
+    GoldenLimit,
+    Limits,
+    LimitsByModel,
+    covers_host,
+    covers_image,
+    find_excess,
+    find_unsigned_image,
+    list_images,
+)
 
 NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
 EXAM, OTHER = "sha256:" + "e" * 64, "sha256:" + "f" * 64
@@ -94,6 +103,50 @@ def test_each_limit_refuses_by_name(beyond: Order, reason: str, told: str) -> No
     assert excess is not None
     assert (excess.reason, told in excess.message) == (reason, True), excess
     assert find_excess(beyond, Limits(), "kz") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "host"),
+    [
+        ("registry.example/serving/mlserver", ""),
+        ("registry.example:443/serving/mlserver", "registry.example:443"),
+        ("evil.example/x", "evil.example"),
+        ("localhost/x", "localhost"),
+        ("library/nginx", "docker.io"),
+        ("library", "docker.io"),
+        ("lIBRARY/x", "lIBRARY"),
+    ],
+)
+def test_the_registry_of_an_image_is_an_endpoint_as_a_container_runtime_reads_it(name: str, host: str) -> None:
+    excess = find_excess(order(serving=pods(f"{name}@{EXAM}")), Limits(endpoints=("registry.example", "library")), None)
+    assert (
+        excess is None if not host else excess is not None and excess.reason == "EndpointNotAllowed" and f"names {host};" in excess.message
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "images", "refused"),
+    [
+        ("registry.example/serving/mlserver", None, False),
+        ("registry.example/serving/mlserver", (), False),
+        ("registry.example/serving/mlserver:1.0", None, True),
+        ("registry.example:443/serving/mlserver", None, True),
+        ("registry.example./serving/mlserver", None, True),
+        ("rEGISTRY.example/serving/mlserver", None, True),
+        ("registry.example/serving//mlserver", None, True),
+        ("registry.example/tools/x", None, True),
+        ("registry.example/tools/x", ("registry.example/serving/*",), True),
+        ("registry.example/tools/x", ("registry.example/tools/*",), False),
+        ("registry.example/tools/x:1.0", ("registry.example/tools/*",), True),
+    ],
+)
+def test_where_images_must_be_signed_no_spelling_does_without(name: str, images: tuple[str, ...] | None, refused: bool) -> None:
+    revision = order(serving=pods(f"{name}@{EXAM}")).revision
+    assert revision is not None
+    excess = find_unsigned_image(revision, Limits(images=images), ("registry.example/serving/*",))
+    assert (excess.reason if excess else "") == ("ImageNotAllowed" if refused else "")
+    assert excess is None or (name in excess.message and "without a tag" in excess.message)
+    assert find_unsigned_image(revision, Limits(images=images), ()) is None, "where nobody signs, images alone counts"
 
 
 @pytest.mark.parametrize("region", [None, "", "us", "KZ", "kz-2"])

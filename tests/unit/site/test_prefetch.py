@@ -138,6 +138,15 @@ def test_a_whole_chain_is_believed() -> None:
 DIGEST = REVISION.digest
 
 
+@pytest.mark.parametrize("digest", [digest_of(MANIFEST), digest_of(b"weights"), digest_of(b"{}"), digest_of(INDEX), digest_of(GOLDEN)])
+def test_nothing_of_a_release_may_be_revoked(digest: str) -> None:
+    """The variant and each file, too: one may be in several releases."""
+    with pytest.raises(Rejected, match="Revoked") as caught:
+        verify_evidence(EVIDENCE, REVISION, replace(PUBLISHER, revoked=Revoked(frozenset({digest}))))
+    assert digest in caught.value.message
+    assert verify_evidence(EVIDENCE, REVISION, replace(PUBLISHER, revoked=Revoked(frozenset({digest_of(b"another")}))))
+
+
 @pytest.mark.parametrize(
     ("evidence", "reason"),
     [
@@ -261,7 +270,7 @@ IN_PODS = REVISION.model_copy(
         pytest.param(NAME, (sign_digest(KEY, IMAGE),), "", id="signed"),
         pytest.param(NAME, (), "ImageSignatureMissing", id="unsigned"),
         pytest.param(NAME, (sign_digest(STRANGER, IMAGE),), "ImageSignatureInvalid", id="a stranger's"),
-        pytest.param("registry.example/tools/*", (), "", id="nobody must have signed it"),
+        pytest.param("registry.example/tools/*", (), "ImageNotAllowed", id="nobody is named to sign it"),
     ],
 )
 def test_images_are_believed_before_anything_of_the_model_is_asked_for(
@@ -270,10 +279,27 @@ def test_images_are_believed_before_anything_of_the_model_is_asked_for(
     monkeypatch.setattr(module, "fetch_bundles", lambda *_: SimpleNamespace(bundles=shown, problems=()))
     trust = TrustBundle({"weld": PUBLISHER}, (), version=1, expires_at=NOW, image_signers=(ImageSigner(covers, PUBLISHER),))
     if reason:
-        with pytest.raises(Rejected, match=reason):
+        with pytest.raises((Rejected, StepFailed), match=reason):
             run(tmp_path, trust, IN_PODS, monkeypatch)
     else:
         assert run(tmp_path, trust, IN_PODS, monkeypatch) == ({f"{NAME}@{IMAGE}": shown} if shown else {})
+
+
+def test_an_image_that_nobody_need_sign_is_one_that_the_bundle_allows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    limits, tools = LimitsByModel(Limits(images=(NAME,))), (ImageSigner("registry.example/tools/*", PUBLISHER),)
+    trust = TrustBundle({"weld": PUBLISHER}, (), version=1, expires_at=NOW, limits=limits, image_signers=tools)
+    assert run(tmp_path, trust, IN_PODS, monkeypatch) == {}
+
+
+@pytest.mark.parametrize("signed_by", [(), (ImageSigner(NAME, PUBLISHER),)])
+def test_a_revoked_image_is_refused_whoever_signed_it(
+    signed_by: tuple[ImageSigner, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "fetch_bundles", lambda *_: SimpleNamespace(bundles=(sign_digest(KEY, IMAGE),), problems=()))
+    publisher = replace(PUBLISHER, revoked=Revoked(frozenset({IMAGE})))
+    trust = TrustBundle({"weld": publisher}, (), version=1, expires_at=NOW, image_signers=signed_by)
+    with pytest.raises(Rejected, match="Revoked"):
+        run(tmp_path, trust, IN_PODS, monkeypatch)
 
 
 @pytest.mark.parametrize(("allowed", "refused"), [("registry.example", False), ("other.example", True)])
