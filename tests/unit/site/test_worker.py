@@ -68,7 +68,11 @@ async def test_what_serves_is_taken_from_its_server_and_fetched_again_when_the_s
     async def take_away(_: str) -> None:
         done.append("take away")
 
-    site: Any = SimpleNamespace(serving=SimpleNamespace(confirm=confirm, take_away=take_away))
+    site: Any = SimpleNamespace(
+        serving=SimpleNamespace(confirm=confirm, take_away=take_away),
+        state=SimpleNamespace(fleet=lambda _: SimpleNamespace(active=revision.hash)),
+        store=SimpleNamespace(find=lambda _: revision),
+    )
     worker = Worker("vision.plants", site)
     monkeypatch.setattr(worker, "_prefetch", fetch)
     assert await worker._confirm(order_of(revision))
