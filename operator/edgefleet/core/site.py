@@ -12,6 +12,7 @@ allowed. Reasons are CamelCase, because they become the `reason` of the assignme
     SequenceJump      too far above the newest accepted one: a leaked key could exhaust the numbers
     SequenceReused    the number of an accepted order, with other content
     ModelTaken        another fleet serves this model here
+    HashMismatch      its hash, or the short form of it, is that of another revision here, see known.py
     NoVariantFits     the variant needs hardware that this site does not have
     NoPodsHere        it asks for pods, and this site starts none
     PodNotAllowed     it asks for pods with more rights than any site gives
@@ -29,6 +30,7 @@ from edgefleet.api.assignment import Fault, Order, OrderAction, SiteAssignmentSp
 from edgefleet.api.meta import format_time, parse_time
 from edgefleet.api.model import DeploymentRuntime
 from edgefleet.api.site import Hardware
+from edgefleet.core.known import Known, find_mix_up
 from edgefleet.core.limits import Limits, find_excess
 
 MAX_SEQUENCE_JUMP = 1000
@@ -64,6 +66,7 @@ class SiteContext:
     limits: Limits = field(default_factory=Limits)
     region: str | None = None
     """As the site itself was told, never by the hub."""
+    known: Known = field(default_factory=Known)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,15 +134,25 @@ def _decide_place(order: Order, memory: FleetMemory, context: SiteContext) -> Ac
     if order.action != "Run" or order.revision is None:
         return Accept(order)
     # Also of what serves: the hash is the hub's word, and says nothing of what comes with it.
-    excess = find_excess(order, context.limits, context.region)
-    if excess is not None:
-        return Refuse(excess.reason, excess.message)
+    refused = decide_limits(order, context)
+    if refused is not None:
+        return refused
     missing = _missing_hardware(order, context.hardware) if order.revision.hash != memory.active else ""
     if missing:
         return Refuse("NoVariantFits", f"variant {order.revision.variant.name!r} needs {missing}")
-    if order.revision.serving.deployment is not None:
-        return _decide_pods(order.revision.serving.deployment, context) or Accept(order)
-    return Accept(order)
+    mix_up = find_mix_up(order.revision, context.known, context.hardware)
+    return Refuse("HashMismatch", mix_up) if mix_up else Accept(order)
+
+
+def decide_limits(order: Order, context: SiteContext) -> Refuse | None:
+    """Whether the trust bundle's limits, or this site's own, forbid what an order would run; also what ran here before them."""
+    if order.revision is None:
+        return None
+    excess = find_excess(order, context.limits, context.region)
+    if excess is not None:
+        return Refuse(excess.reason, excess.message)
+    deployment = order.revision.serving.deployment
+    return _decide_pods(deployment, context) if deployment is not None else None
 
 
 def _decide_pods(deployment: DeploymentRuntime, context: SiteContext) -> Refuse | None:

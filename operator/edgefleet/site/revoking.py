@@ -3,7 +3,9 @@
 All of it is on disk (the bundle, the orders' times in the state file), so it holds without hub, API server or a fresh order.
 """
 
-from edgefleet.api.assignment import FrozenRevision
+from datetime import timedelta
+
+from edgefleet.api.assignment import FrozenRevision, Order
 from edgefleet.core.revocation import REVOKED, Revocations, merge_stops
 from edgefleet.site.state import Failure, StateFile
 from edgefleet.site.store import Store
@@ -25,8 +27,26 @@ class Revoking:
     def is_disowned(self, fleet: str) -> bool:
         """Whether this site leaves what serves (or did until its time was over) by itself, for what served before."""
         state = self._state.fleet(fleet)
-        stopped = state.failure.revision if state.stopped_at and state.failure else None
-        return self._of(fleet).disowned(self._find(state.active or stopped), self._find(state.previous))
+        return self._of(fleet).disowned(self._find(state.active or state.stopped), self._find(state.previous))
+
+    def make_order(self, assignment: str) -> Order | None:
+        """The site's own order, never sent, to leave what serves for an assignment's fleet (`<namespace>.<name>`): for when the hub's
+        is refused or has ended. None unless what serves is disowned."""
+        fleet = assignment.replace(".", "/", 1)
+        state, now = self._state.fleet(fleet), self._state.now()
+        revision = self._find(state.active or state.stopped)
+        if revision is None or not self.is_disowned(fleet):
+            return None
+        return Order(
+            site=self._state.site,
+            fleet=fleet,
+            sequence=max(1, self._sequence_of(fleet, revision)),
+            action="Run",
+            model=state.model,
+            revision=revision,
+            issued_at=now,
+            expires_at=now + timedelta(days=1),
+        )
 
     def describe(self, fleet: str) -> str:
         """What a person is told of what serves; empty if it is not revoked."""
@@ -39,7 +59,12 @@ class Revoking:
         if revision is None or not self._of(fleet).is_over(revision, now):
             return None
         said = f"{self._of(fleet).forbids(revision, now)}. Nothing serves here until then"
-        return Failure(sequence=state.floor, revision=revision.hash, reason=REVOKED, message=said, at=now)
+        return Failure(sequence=self._sequence_of(fleet, revision), revision=revision.hash, reason=REVOKED, message=said, at=now)
+
+    def _sequence_of(self, fleet: str, revision: FrozenRevision) -> int:
+        """Under which order this serves: a newer one may wait to put another in its place, and has not failed."""
+        state = self._state.fleet(fleet)
+        return state.floor if state.accepted_revision == revision.hash else state.served_sequence
 
     def _of(self, fleet: str) -> Revocations:
         revoked = self._trust.revoked

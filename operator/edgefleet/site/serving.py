@@ -163,6 +163,7 @@ class Serving:
                 previous_sequence=before.served_sequence if before.active else before.previous_sequence,
                 withdrawn_at=None,
                 stopped_at=None,
+                stopped=None,
                 failure=before.failure if back else None,
             )
             self.expect(order.fleet, None)
@@ -203,6 +204,7 @@ class Serving:
                     previous=state.active or state.previous,
                     withdrawn_at=datetime.now(UTC),
                     stopped_at=None,
+                    stopped=None,
                     gap_since=None,
                     failure=None,
                 )
@@ -222,8 +224,18 @@ class Serving:
         async with self._locks[fleet]:
             over = self.find_over(fleet)
             if over is not None:
+                before = self._state.fleet(fleet)
+                # That the newest order failed already must not be forgotten for what happens to an older one.
+                failed = before.failure if before.failure and before.failure.sequence > over.sequence else over
                 self._state.change_fleet(
-                    fleet, active=None, active_since=None, golden_score="", stopped_at=over.at, gap_since=None, failure=over
+                    fleet,
+                    active=None,
+                    active_since=None,
+                    golden_score="",
+                    stopped_at=over.at,
+                    stopped=over.revision,
+                    gap_since=None,
+                    failure=failed,
                 )
                 log.warning("fleet %s: %s", fleet, over.message)
             state = self._state.fleet(fleet)

@@ -43,7 +43,7 @@ class FleetState(Schema):
     `active`, `analysis`, `checks` and `soak` are how that order wants it judged; `previous` served before it, under `previous_sequence`.
     `gap_since`: since when no revision serves, because one is stopped before the next (switch: Replace). `gap_seconds` and `gap_requests`:
     how long that was, and how many requests were refused, in all; `gap` says it of the last time. `stops` are by digest what the newest
-    order says of when serving must end; `stopped_at`: since when nothing serves for such a reason, which `failure` tells.
+    order says of when serving must end; `stopped_at`: since when nothing serves for such a reason, `stopped` is what did.
     """
 
     floor: int = 0
@@ -68,6 +68,7 @@ class FleetState(Schema):
     failure: Failure | None = None
     stops: dict[str, datetime] = Field(default_factory=dict)
     stopped_at: datetime | None = None
+    stopped: RevisionHash | None = None
 
     def watch_for(self, otherwise: timedelta) -> timedelta:
         """For how long after its switch `active` is on trial: its soak, where a run has one."""
@@ -124,6 +125,11 @@ class StateFile:
         if state.site != site:
             raise StateUnreadable(f"{path} is the state of site {state.site!r}, not of {site!r}: give each site a folder of its own")
         return cls(path, state, checkpoint)
+
+    @property
+    def site(self) -> str:
+        """Whose state this is."""
+        return self._state.site
 
     @property
     def fleets(self) -> Mapping[str, FleetState]:

@@ -1,7 +1,8 @@
 """One fleet at this site: obeys its newest believable order, one at a time. A newer one ends what is under way (I11).
 
-Refused orders change nothing: what was under way goes on. Failures on the site's account are tried again by themselves, those on the
-revision's account never under the same sequence (I10). All that must survive a crash is in the state file before it is acted on.
+Refused orders change nothing: what was under way goes on, unless the very order that asked for it is refused now, under a new trust
+bundle. Failures on the site's account are tried again by themselves, those on the revision's account never under the same sequence (I10).
+All that must survive a crash is in the state file before it is acted on.
 """
 
 import asyncio
@@ -85,6 +86,7 @@ class Worker:
         self._site = site
         self._record: AssignmentRecord | None = None
         self._order: Order | None = None
+        self._taken: AssignmentRecord | None = None
         self._job: asyncio.Task[None] | None = None
         self._refusal: Finding | None = None
         self._finding: Finding | None = None
@@ -147,13 +149,18 @@ class Worker:
         match self._site.intake.judge(record):
             case Refuse() as refused:
                 self._refuse(record, refused)
+                if self._find_refusal() is not None:
+                    await self._end_job()
+                await self._leave_what_is_disowned()
             case Accept(order, stale):
                 self._refusal = None
+                self._taken = record
                 new = self._order is None or _carried(self._order) != _carried(order)
                 self._order = order
                 if stale:
                     ended = f"the order ended at {format_time(order.expires_at)}: the hub has not renewed it"
                     self._publish(find_served(order, self._site.state.fleet(order.fleet), "TrustStale", ended))
+                    await self._leave_what_is_disowned()
                 elif new or self._job is None or self._job.done():
                     await self._end_job()
                     self._accept(order)
@@ -172,6 +179,18 @@ class Worker:
             since=datetime.now(UTC),
         )
         self._publish(self._refusal)
+
+    def _find_refusal(self) -> Refuse | None:
+        """Why the order that was accepted last would not be now."""
+        verdict = self._site.intake.judge(self._taken) if self._taken is not None else None
+        return verdict if isinstance(verdict, Refuse) else None
+
+    async def _leave_what_is_disowned(self) -> None:
+        """What the root of trust revoked does not serve on because the hub's order is not believed, or has ended."""
+        order = self._site.revoking.make_order(self._name)
+        if order is not None and (self._job is None or self._job.done()):
+            await self._end_job()
+            self._job = asyncio.create_task(self._carry_out(order), name=f"{self._name} leaves what is revoked")
 
     def _accept(self, order: Order) -> None:
         if order.sequence > self._site.state.fleet(order.fleet).floor:
@@ -319,8 +338,8 @@ class Worker:
 
     async def _activate(self, order: Order, revision: FrozenRevision, *, back: bool = False) -> None:
         site = self._site
-        self._require_allowed(order, revision)
         trust = site.trust.require()
+        self._require_allowed(order, revision, back=back)
         site.serving.expect(order.fleet, revision.hash)
         self._progress(order, "Fetching", f"{revision.variant.size} bytes from {revision.repository}")
         record = await self._healing.bring(order, revision)
@@ -339,8 +358,9 @@ class Worker:
                 lines = await asyncio.to_thread(self._golden_lines, record)
                 score = await verify_golden_set(runtime, target.served_name, revision.golden, lines)
             require_no_trouble(runtime.judge(target.served_name, order.checks, beside=beside))
-            self._require_fresh(order)
-            self._require_allowed(order, revision)
+            if not (back and site.revoking.is_disowned(order.fleet)):
+                self._require_fresh(order)
+            self._require_allowed(order, revision, back=back)
             if site.trust.require() is not trust:
                 raise StepFailed(Cause.TRUST, "TrustChanged", "another trust bundle came into force meanwhile: all is verified anew")
             await site.serving.activate(order, record, score, back=back)
@@ -373,10 +393,14 @@ class Worker:
             raise StepFailed(Cause.DISK, "StoreDamaged", "the golden set is gone from the store: it will be fetched again")
         return parse_golden_lines(data, "golden set")
 
-    def _require_allowed(self, order: Order, revision: FrozenRevision) -> None:
+    def _require_allowed(self, order: Order, revision: FrozenRevision, *, back: bool) -> None:
+        """The trust in force allows this now: it may have changed while the revision was on its way."""
         forbidden = self._site.revoking.forbids(order.fleet, revision)
         if forbidden:
             raise StepFailed(Cause.TRUST, REVOKED, forbidden)
+        refused = self._site.intake.judge_return(order, revision) if back else self._find_refusal()
+        if refused is not None:
+            raise StepFailed(Cause.TRUST, refused.reason, refused.message)
 
     def _require_fresh(self, order: Order) -> None:
         # The newest envelope counts: a renewal may have come while this was under way.

@@ -96,7 +96,8 @@ class Door:
     def restart(self) -> None:
         self.state = StateFile.open(self.folder / "state.json", site="plant-7")
         self.trust = TrustKeeper(self.folder / "bundle.json", root=PINNED, state=self.state, on_change=lambda: None)
-        self.intake = Intake(site="plant-7", hardware=Hardware(arch="amd64", memory=1 << 30), trust=self.trust, state=self.state)
+        parts = {"trust": self.trust, "state": self.state, "store": Store(self.folder / "store")}
+        self.intake = Intake(site="plant-7", hardware=Hardware(arch="amd64", memory=1 << 30), **parts)  # type: ignore[arg-type]
 
     def judge(self, order: Order, key: PrivateKey = HUB) -> str:
         """`Accept`, `Stale` (it serves already), or the reason of the refusal."""
@@ -256,7 +257,9 @@ async def test_serving_ends_on_time_though_orders_and_bundle_have_ended_before(
         parts: Any = {"state": door.state, "store": store, "runtimes": Runtimes(runtime), "gateway": gateway}  # type: ignore[arg-type]
         serving, revoking = Serving(**parts), Revoking(door.trust, door.state, store)
         serving.find_over = revoking.find_over
-        site: Any = SimpleNamespace(**parts | {"intake": door.intake, "serving": serving}, publish=lambda _, finding: told.append(finding))
+        site: Any = SimpleNamespace(
+            **parts | {"intake": door.intake, "serving": serving, "revoking": revoking}, publish=lambda _, finding: told.append(finding)
+        )
         return door, Looking(site, tmp_path / "state.json"), serving
 
     place(Store(tmp_path / "store"), "a", b"weights")

@@ -62,7 +62,7 @@ class Site:
 def begin(folder: Path, place: Callable[..., RevisionRecord], **more: Any) -> None:
     site = Site(folder)
     place(site.store, "a", b"weights")
-    site.state.change_fleet(FLEET, floor=3, model="weld", active=A, active_since=PAST, **more)
+    site.state.change_fleet(FLEET, floor=3, accepted_action="Run", accepted_revision=A, model="weld", active=A, active_since=PAST, **more)
 
 
 @pytest.mark.parametrize("crash_at", ["write", "sync", "rename", "sync folder of", "gateway"])
