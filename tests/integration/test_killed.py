@@ -47,7 +47,7 @@ NEVER_SEEN: dict[str, str] = {
     "hub/joining.py Joining._tell patch CERTIFICATE_REQUESTS": JOINING,
     "hub/joining.py Joining._sweep delete SERVICE_ACCOUNTS": JOINING,
     "hub/sites.py Sites._apply_namespace delete ROLE_BINDINGS": JOINING,
-    "site/identity.py Identity._ask create CERTIFICATE_REQUESTS": JOINING,
+    "site/identity.py Identity._send create CERTIFICATE_REQUESTS": JOINING,
     "site/runtimes/deployment.py Pods.apply apply DEPLOYMENTS": PODS,
     "site/runtimes/deployment.py Pods.unload delete DEPLOYMENTS": PODS,
 }
@@ -82,6 +82,10 @@ def releases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Releases]:
         made.push("2", bias=1)
         made.push("6", limit=PROBED)
         yield made
+
+
+def test_each_excuse_is_of_a_write_that_exists() -> None:
+    assert set(NEVER_SEEN) <= {str(one) for one in list_callers()}
 
 
 @pytest.mark.timeout(4 * 3600 if ALL else 1500)
