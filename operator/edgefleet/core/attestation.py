@@ -49,8 +49,10 @@ def find_standing(spec: EdgeSiteSpec, held: AttestationStatus | None, now: datet
     verified, refused = (held.verified, held.refused) if held else (None, None)
     changed = _find_difference(spec.attestation, verified) if verified else None
     # What quarantines comes first: no other refusal may hide it.
-    for one in sorted(filter(None, (refused, changed)), key=lambda one: one.reason not in _QUARANTINING):
-        return Standing("False", one.reason, one.message)
+    against = [one for one in (refused, changed) if one is not None]
+    if against:
+        worst = min(against, key=lambda one: one.reason not in _QUARANTINING)
+        return Standing("False", worst.reason, worst.message)
     if verified is None:
         return Standing(
             "Unknown", "NotEnrolled", "no TPM has vouched for it yet: start its agent with --tpm, or wait for its next certificate"
