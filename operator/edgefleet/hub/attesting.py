@@ -1,10 +1,12 @@
 """What a site's TPM has to say to a request for a certificate, where its EdgeSite asks for that: challenge, and verdict on the proof.
 
-The makers of TPMs that are believed are in ConfigMap tpm-authorities of the hub's namespace: PEM, any number of entries. The hub keeps no
-state of a challenge but the answer to its request, so it may die at any moment. What is believed of a TPM is decided in
-trust/attestation.py, which TPM a site may have in core/attestation.py.
+The makers of TPMs that are believed are in ConfigMap tpm-authorities of the hub's namespace: PEM, any number of entries. Without any,
+nothing is answered: to refuse every TPM would put every site in quarantine for a mistake at the hub. The hub keeps no state of a challenge
+but the answer to its request, so it may die at any moment. What is believed of a TPM is decided in trust/attestation.py, which TPM a site
+may have in core/attestation.py.
 """
 
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from edgefleet.api.attestation import CHALLENGE_REASON, OFFER_ANNOTATION, PROOF_ANNOTATION, challenged_name
@@ -19,7 +21,19 @@ from edgefleet.kube.watch import ListWatch
 from edgefleet.trust.attestation import Candidate, make_challenge, read_challenge, read_offer, require_maker, verify_proof
 from edgefleet.trust.errors import Rejected
 
+PEM_START = "-----BEGIN CERTIFICATE-----"
 AUTHORITIES = "tpm-authorities"
+
+
+@dataclass(frozen=True, slots=True)
+class Unready:
+    """No answer yet: the hub cannot judge any TPM. `message` says what a person has to do."""
+
+    message: str
+
+
+class _NoAuthorities(Exception):
+    pass
 
 
 class Attesting:
@@ -32,7 +46,7 @@ class Attesting:
 
     async def judge(
         self, record: RequestRecord, request: CertificateRequest, wanted: Attestation, held: AttestationStatus | None, now: datetime
-    ) -> Vouched | Refuse:
+    ) -> Vouched | Refuse | Unready:
         """The answer to a request that is granted otherwise. Refuse(CHALLENGE_REASON) brings a challenge as its message."""
         try:
             first = challenged_name(record.metadata.name)
@@ -44,6 +58,11 @@ class Attesting:
             return await self._verify(challenged, record, request, wanted, held, now)
         except Rejected as rejected:
             return Refuse(rejected.reason, rejected.message)
+        except _NoAuthorities:
+            return Unready(
+                f"ConfigMap {self._namespace}/{AUTHORITIES} is missing or names no authority: no TPM can be judged, the request waits."
+                f" `kubectl create configmap {AUTHORITIES} -n {self._namespace} --from-file=maker.pem`, the certificate of who made the TPM"
+            )
 
     async def _challenge(
         self, record: RequestRecord, request: CertificateRequest, wanted: Attestation, held: AttestationStatus | None, now: datetime
@@ -91,7 +110,10 @@ class Attesting:
             body = await self._api.get(CONFIG_MAPS, AUTHORITIES, self._namespace)
         except NotFound:
             body = {}
-        require_maker(candidate, (body.get("data") or {}).values(), now)
+        authorities = list((body.get("data") or {}).values())
+        if not any(PEM_START in one for one in authorities):
+            raise _NoAuthorities
+        require_maker(candidate, authorities, now)
         return candidate
 
 

@@ -25,7 +25,7 @@ from edgefleet.api.site import AttestationStatus, EdgeSite, Identity, Vouched
 from edgefleet.core.attestation import record_refusal
 from edgefleet.core.events import Note
 from edgefleet.core.joining import SIGNER, Admission, Admit, Refuse, decide_request
-from edgefleet.hub.attesting import Attesting
+from edgefleet.hub.attesting import Attesting, Unready
 from edgefleet.hub.events import Events
 from edgefleet.hub.inventory import Inventory
 from edgefleet.hub.requests import RequestRecord, read_facts
@@ -40,6 +40,8 @@ IDENTITY_MANAGER = "edgefleet-hub-joining"
 FETCHED_WITHIN = timedelta(minutes=1)
 """A site that was heard so long after its grant has its certificate."""
 SWEEP_SECONDS = 60.0
+UNREADY_AGAIN = timedelta(seconds=30)
+"""How long after a request that could not be judged the hub looks whether it can."""
 
 
 class AccountRecord(Record):
@@ -75,16 +77,19 @@ class Joining:
             self._on_request(new.requester.site)
 
     async def reconcile(self, site: str) -> timedelta | None:
-        """Answer all requests of one site that wait, the oldest first."""
+        """Answer all requests of one site that wait, the oldest first. Returns when one that could not be judged is looked at again."""
         waiting = [one for one in self.requests if one.requester is not None and one.requester.site == site]
+        again = None
         for record in sorted(waiting, key=lambda one: (one.metadata.creation_timestamp or datetime.max.replace(tzinfo=UTC), one.key)):
-            await self._answer(record, site)
-        return None
+            if not await self._answer(record, site):
+                again = UNREADY_AGAIN
+        return again
 
-    async def _answer(self, record: RequestRecord, site: str) -> None:
+    async def _answer(self, record: RequestRecord, site: str) -> bool:
+        """Whether there is an answer."""
         requester = record.requester
         if requester is None:
-            return
+            return True
         found = await self._fetch_site(site)
         left = self._inventory.left_at(site)
         admission = Admission(
@@ -99,6 +104,11 @@ class Joining:
         attested: Vouched | None = None
         if isinstance(answer, Admit) and found is not None and found.spec.attestation is not None:
             judged = await self._attesting.judge(record, request, found.spec.attestation, found.status.attestation, now)
+            if isinstance(judged, Unready):
+                note = Note("Warning", "AttestationUnready", judged.message, f"request/{record.metadata.name}")
+                await self._events.tell(EDGE_SITES, found.metadata, (note,))
+                log.warning("site %s: request %s: %s", site, record.metadata.name, judged.message)
+                return False
             if isinstance(judged, Vouched):
                 attested = judged
             else:
@@ -116,6 +126,7 @@ class Joining:
                 await self._events.tell(EDGE_SITES, found.metadata, (note,))
         await self._tell(record, answer, now)
         log.info("site %s: %s: %s", site, answer.reason, "" if answer.reason == CHALLENGE_REASON else answer.message)
+        return True
 
     async def _record(self, site: EdgeSite, identity: Identity | None, attestation: AttestationStatus | None) -> None:
         if (identity, attestation) == (site.status.identity, site.status.attestation):
