@@ -216,6 +216,7 @@ class Agent:
                 hardware=settings.hardware,
                 trust=self._trust,
                 state=state,
+                store=store,
                 pods=runtimes.pods is not None,
                 region=settings.region,
             ),

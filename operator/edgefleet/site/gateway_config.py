@@ -16,6 +16,8 @@ from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
+from edgefleet.core.known import SHORT_HASH
+
 API = "type.googleapis.com/envoy"
 ROUTE_CONFIG = "models"
 ADMIN_SOCKET = "admin.sock"
@@ -68,7 +70,7 @@ class Target:
     @property
     def served_name(self) -> str:
         """The name under which the model server knows it: `<model>--<rev8>`."""
-        return f"{self.model}--{self.revision[:8]}"
+        return f"{self.model}--{self.revision[:SHORT_HASH]}"
 
     @property
     def is_nobody(self) -> bool:

@@ -21,7 +21,15 @@ class Intake:
     """One site's door for orders."""
 
     def __init__(
-        self, *, site: str, hardware: Hardware, trust: TrustKeeper, state: StateFile, store: Store, pods: bool = False, region: str | None = None
+        self,
+        *,
+        site: str,
+        hardware: Hardware,
+        trust: TrustKeeper,
+        state: StateFile,
+        store: Store,
+        pods: bool = False,
+        region: str | None = None,
     ) -> None:
         self._site = site
         self._hardware = hardware
@@ -64,4 +72,6 @@ class Intake:
     def _known(self) -> Known:
         fleets = self._state.fleets.values()
         hashes = {one for fleet in fleets for one in (fleet.active, fleet.previous, fleet.accepted_revision) if one}
-        return Known(frozenset(hashes), {record.revision.hash: record.revision for record in self._store.records()})
+        # One that has changed on the disk says nothing: it is written anew from the order.
+        sound = (record.revision for record in self._store.records() if self._store.agrees(record))
+        return Known(frozenset(hashes), {revision.hash: revision for revision in sound})

@@ -15,6 +15,7 @@ from datetime import datetime
 from pathlib import Path
 
 from edgefleet.api.assignment import FrozenRevision, Order
+from edgefleet.core.known import find_differing
 from edgefleet.core.limits import find_foreign_endpoint, find_unsigned_image, list_images
 from edgefleet.core.site import Cause
 from edgefleet.oci.errors import ContentError, Unauthorised
@@ -142,9 +143,17 @@ class Prefetcher:
             used_at=now,
         )
         job.check(0)
+        self._require_own_hash(job.revision)
         self._store.complete(record)
         self._inbox.remove(job.revision.digest)
         return record
+
+    def _require_own_hash(self, revision: FrozenRevision) -> None:
+        """Two fleets may have been ordered different revisions under one hash before either was in the store."""
+        found = self._store.find(revision.hash)
+        differing = find_differing(revision, found.revision) if found and self._store.agrees(found) else ""
+        if differing:
+            raise StepFailed(Cause.TRUST, "HashMismatch", f"revision.hash {revision.hash} is in the store with another {differing}")
 
     def _take_carried(self, job: "_Job", blob: StoredBlob, target: Path) -> bool:
         layout = self._inbox.find(job.revision.digest)

@@ -220,14 +220,15 @@ class Store:
                         "%s of revision %s was damaged on the disk, and is removed", blob.name or blob.digest, record.revision.hash[:8]
                     )
             found.append(blob.name or f"evidence {blob.digest[:19]}")
-        if not found and not self._agrees(record):
+        if not found and not self.agrees(record):
             log.error("the record of revision %s is not what its signed evidence says", record.revision.hash[:8])
             # It stays: its evidence, if that convinces, is what it is written anew from.
             self._doubted.add(record.revision.hash)
             found.append(RECORD)
         return found
 
-    def _agrees(self, record: RevisionRecord) -> bool:
+    def agrees(self, record: RevisionRecord) -> bool:
+        """Whether a record says what the evidence beside it says. Raises OSError."""
         revision, golden = record.revision, record.revision.golden
         if (record.index.digest, record.manifest.digest) != (revision.digest, revision.variant.digest):
             return False
