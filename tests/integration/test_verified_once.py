@@ -5,6 +5,7 @@ Under a new root it looks again at what it had verified, and a registry cannot m
 
 import base64
 import json
+import threading
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,7 +51,7 @@ class FakeApi:
         """The model, or what it names."""
         found: dict[Any, dict[str, Any]] = {EDGE_MODELS: self.model, CONFIG_MAPS: {"data": self.root}, SECRETS: {"data": self.keys}}
         if kind not in found:
-            raise NotFound(404, "NotFound", name)
+            raise NotFound(404, name)
         return json.loads(json.dumps(found[kind]))  # type: ignore[no-any-return]
 
     async def apply(self, kind: object, body: dict[str, Any], **_: Any) -> None:
@@ -205,6 +206,45 @@ async def test_another_root_that_still_has_its_authority_disowns_nothing(withdra
     api.root["version"] = "4"
     release(tmp_path / "3", withdrawn.client, withdrawn.repository, PrivateSigstore(), 3)
     assert await withdrawn.disowned() == ("SignatureInvalid", "")
+
+
+async def test_the_last_key_that_leaves_its_secret_disowns_what_it_signed(withdrawn: Withdrawn) -> None:
+    """A Secret that is not there at all may have been lost: that disowns nothing."""
+    api, key = withdrawn.api, PrivateKey.generate()
+    api.keys = {"a.pub": base64.b64encode(key.public.to_pem().encode()).decode()}
+    api.model["spec"]["verify"] = {"keys": {"secretRef": "publishers"}}
+    held = api.model["status"]["release"]
+    held |= {"signedBy": [key.public.id]}
+    for name in ("identities", "trustedRoot"):
+        held.pop(name)
+    really = api.get
+
+    async def lost(kind: object, name: str, namespace: str) -> dict[str, Any]:
+        if kind == SECRETS:
+            raise NotFound(404, name)
+        return await really(kind, name, namespace)  # type: ignore[no-any-return]
+
+    api.get = lost
+    assert await withdrawn.disowned() == ("KeysNotFound", "")
+    api.get, api.keys = really, {"README": ""}
+    reason, said = await withdrawn.disowned()
+    assert reason == "KeysNotFound"
+    assert said.startswith("PublisherRemoved: ")
+
+
+async def test_what_takes_long_is_not_done_on_the_loop(withdrawn: Withdrawn, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, bool]] = []
+    for name in ("find_disowned", "find_refused", "Identity"):
+        really = getattr(models, name)
+
+        def noted(*args: Any, really: Any = really, name: str = name) -> Any:
+            asked.append((name, threading.current_thread() is threading.main_thread()))
+            return really(*args)
+
+        monkeypatch.setattr(models, name, noted)
+    withdrawn.api.model["spec"]["verify"] = POLICY | {"revoked": {"identities": [{"issuer": ISSUER, "subjectRegex": "x"}]}}
+    assert (await withdrawn.disowned())[0] == "SignatureInvalid"
+    assert sorted(asked) == [("Identity", False), ("Identity", False), ("find_disowned", False), ("find_refused", False)]
 
 
 def attach(withdrawn: Withdrawn, kind: str, facts: dict[str, Any], stranger: PrivateSigstore) -> None:

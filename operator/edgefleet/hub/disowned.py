@@ -21,7 +21,7 @@ def find_disowned(release: Release, publisher: Publisher) -> str:
     if release.seq < publisher.min_release_seq:
         floor = publisher.min_release_seq
         return f"SeqTooLow: its release sequence is {release.seq}, the lowest accepted is {floor} (spec.verify.minReleaseSeq)"
-    if len(release.signed_by) >= MAX_SIGNERS_SHOWN:
+    if publisher.names and len(release.signed_by) >= MAX_SIGNERS_SHOWN:
         # The status does not name all of them: who is missing there may be enough.
         return ""
     left = {key.id for key in publisher.keys if key.id in release.signed_by} - publisher.revoked.keys

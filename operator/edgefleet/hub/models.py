@@ -11,6 +11,7 @@ import json
 import logging
 import re
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -18,7 +19,7 @@ from datetime import UTC, datetime, timedelta
 from edgefleet.api.assignment import StopServing
 from edgefleet.api.conditions import find_condition
 from edgefleet.api.meta import AUTHOR_ANNOTATION, format_time, parse_time
-from edgefleet.api.model import EdgeModel, KeylessPolicy, Release, SigningIdentity, TrustedIdentity, TrustedRootVersion
+from edgefleet.api.model import EdgeModel, KeylessPolicy, Release, RevokedPublishers, SigningIdentity, TrustedIdentity, TrustedRootVersion
 from edgefleet.api.quantities import parse_duration
 from edgefleet.core.events import plan_model_events
 from edgefleet.core.facts import ModelFacts
@@ -132,10 +133,20 @@ class Models:
             trusted = await self._trusted(model)
         except Rejected as error:
             return None, Failure(error.reason, error.message)
-        release, failure = await self._ask(model, trusted)
+        release: Release | None = None
+        failure: Failure | None = None
+        keys = model.spec.verify.keys
+        if keys and not trusted.publisher.keys:
+            # The Secret is there, so nobody lost it: its last key was taken out.
+            where = _keys_secret(keys.secret_ref, model.metadata.namespace)
+            message = f"{where} has no entry whose name ends in .pub: put one public key into each `<name>.pub`"
+            failure = Failure("KeysNotFound", message)
+        else:
+            release, failure = await self._ask(model, trusted)
         held = model.status.release
         if failure is not None and held is not None:
-            disowned = find_disowned(held, trusted.publisher)
+            # Not on the loop: regexes may have to be compiled, and bundles verified.
+            disowned = await asyncio.to_thread(find_disowned, held, trusted.publisher)
             if not disowned and not failure.passing and held.trusted_root != trusted.root:
                 disowned = await self._verify_again(model, trusted, held)
             failure = replace(failure, passing=failure.passing and not disowned, disowned=disowned)
@@ -158,12 +169,12 @@ class Models:
         verify = model.spec.verify
         keys = await self._keys(verify.keys.secret_ref, model.metadata.namespace) if verify.keys else ()
         with rejecting("IdentityInvalid", "spec.verify.revoked.identities"):
-            revoked = Revoked(keys=frozenset(verify.revoked.keys), identities=tuple(map(_identity, verify.revoked.identities)))
+            revoked = await asyncio.to_thread(_read_revoked, verify.revoked)
         publisher = Publisher(keys, verify.demanded, verify.min_release_seq, predicates=verify.required_predicates, revoked=revoked)
         if verify.keyless is None:
             return Trusted(publisher)
         with rejecting("IdentityInvalid", "spec.verify.keyless.identities"):
-            identities = tuple(map(_identity, verify.keyless.identities))
+            identities = await asyncio.to_thread(_read_identities, verify.keyless.identities)
         data, version = await self._trusted_root(model, verify.keyless)
         root = TrustedRootVersion(name=verify.keyless.trusted_root_ref, version=version)
         return Trusted(replace(publisher, keyless=Keyless(identities, data)), root)
@@ -192,15 +203,12 @@ class Models:
         return text.encode(), int(version)
 
     async def _keys(self, name: str, namespace: str | None) -> tuple[PublicKey, ...]:
-        where = f"Secret {namespace}/{name} (spec.verify.keys.secretRef)"
+        where = _keys_secret(name, namespace)
         try:
             data = (await self._api.get(SECRETS, name, namespace)).get("data") or {}
         except NotFound:
             raise Rejected("KeysNotFound", f"{where} does not exist: create it with one public key per entry `<name>.pub`") from None
-        keys = tuple(PublicKey.from_pem(base64.b64decode(value)) for entry, value in sorted(data.items()) if entry.endswith(".pub"))
-        if not keys:
-            raise Rejected("KeysNotFound", f"{where} has no entry whose name ends in .pub; found: {', '.join(sorted(data)) or 'none'}")
-        return keys
+        return tuple(PublicKey.from_pem(base64.b64decode(value)) for entry, value in sorted(data.items()) if entry.endswith(".pub"))
 
     def _find(self, registry: RegistryClient, model: EdgeModel, trusted: Trusted) -> Release:
         source, verify = model.spec.source, model.spec.verify
@@ -228,7 +236,7 @@ class Models:
             found = await asyncio.get_running_loop().run_in_executor(self._threads, fetch_bundles, registry, repository, held.digest)
         except (AccessFailed, Rejected, RegistryError):
             return ""
-        return find_refused(held, model.metadata.name, found.bundles, trusted.publisher)
+        return await asyncio.to_thread(find_refused, held, model.metadata.name, found.bundles, trusted.publisher)
 
     def _fetch_verified(self, registry: RegistryClient, model: EdgeModel, trusted: Trusted, repository: Repository, digest: str) -> Release:
         golden, name = model.spec.golden, model.metadata.name
@@ -266,8 +274,16 @@ class Models:
         )
 
 
-def _identity(entry: TrustedIdentity) -> Identity:
-    return Identity(entry.issuer, entry.subject or "", entry.subject_regex or "")
+def _keys_secret(name: str, namespace: str | None) -> str:
+    return f"Secret {namespace}/{name} (spec.verify.keys.secretRef)"
+
+
+def _read_revoked(revoked: RevokedPublishers) -> Revoked:
+    return Revoked(keys=frozenset(revoked.keys), identities=_read_identities(revoked.identities))
+
+
+def _read_identities(entries: Sequence[TrustedIdentity]) -> tuple[Identity, ...]:
+    return tuple(Identity(entry.issuer, entry.subject or "", entry.subject_regex or "") for entry in entries)
 
 
 def model_facts(model: EdgeModel) -> ModelFacts:

@@ -46,6 +46,8 @@ def trust(*identities: Identity, threshold: int = 1, revoked: Identity | None = 
         pytest.param(released(ONE.id), Publisher((ONE,), revoked=Revoked(keys=frozenset({ONE.id}))), "PublisherRemoved", id="revoked"),
         pytest.param(released(ONE.id), Publisher((ONE,), 1, 6), "SeqTooLow", id="too old now"),
         pytest.param(released(*(key.id for key in MANY)), Publisher((ONE,)), "", id="not all are named"),
+        pytest.param(released(*(key.id for key in MANY)), Publisher(()), "PublisherRemoved", id="nobody is trusted any more"),
+        pytest.param(released(ONE.id), Publisher(()), "PublisherRemoved", id="the only key was taken out"),
         pytest.param(released(*(key.id for key in MANY[1:])), Publisher((ONE,)), "PublisherRemoved", id="all are named"),
         pytest.param(released(subjects=(WELD,)), trust(only(WELD)), "", id="its rule is there"),
         pytest.param(released(subjects=(WELD,)), trust(ALL), "", id="another rule admits it"),
