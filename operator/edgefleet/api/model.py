@@ -71,7 +71,8 @@ class KeyPolicy(Schema):
 class TrustedIdentity(Schema):
     """A publisher without a key of its own: the subject of a Sigstore certificate (a workflow's URI, an address), as `issuer` gave it out.
 
-    A regex (of RE2's syntax) must match the whole subject. All who match one entry are one publisher.
+    A regex (of RE2's syntax; `{m,n}` up to 64 in all, and of no group) must match the whole subject. All who match one entry are one
+    publisher.
     """
 
     issuer: Annotated[str, Field(min_length=1, max_length=256)]
