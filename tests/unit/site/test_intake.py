@@ -201,6 +201,38 @@ async def test_another_hub_key_counts_from_the_bundle_on(tmp_path: Path, revisio
     assert (door.judge(order, OLD_HUB), door.judge(order, HUB)) == ("OrderSignatureInvalid", "Accept")
 
 
+@pytest.mark.parametrize("known_as", ["active", "previous", "accepted_revision"])
+@pytest.mark.parametrize("fleet", [FLEET, "vision/others"])
+async def test_no_order_is_served_under_the_name_of_another_revision(
+    known_as: str, fleet: str, tmp_path: Path, revision: FrozenRevision
+) -> None:
+    """A model server knows the first 8 digits of a hash, and says at once that it is ready."""
+    door, now = Door(tmp_path), datetime.now(UTC)
+    await door.trust.offer(bundle(1, now + YEAR))
+    door.state.change_fleet(fleet, model="paint", **{known_as: "a" * 8 + "b" * 56})
+    assert door.judge(order_of(revision, 5, now + DAY)) == "HashMismatch"
+    door.state.change_fleet(fleet, **{known_as: "a" * 7 + "b" * 57})
+    assert door.judge(order_of(revision, 5, now + DAY)) == "Accept"
+
+
+@pytest.mark.parametrize(("rotten", "expected"), [(False, "HashMismatch"), (True, "Accept")])
+async def test_a_hash_in_the_store_is_taken_unless_its_record_is_rotten(
+    rotten: bool,
+    expected: str,
+    tmp_path: Path,
+    revision: FrozenRevision,
+    place: Callable[..., RevisionRecord],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What has changed on the disk must not keep the order out that heals it."""
+    door, now = Door(tmp_path), datetime.now(UTC)
+    await door.trust.offer(bundle(1, now + YEAR))
+    place(Store(tmp_path / "store"), "a", b"weights")
+    monkeypatch.setattr(Store, "agrees", lambda *_: not rotten)
+    assert door.judge(order_of(revision, 5, now + DAY)) == "Accept"
+    assert door.judge(order_of(revision.model_copy(update={"digest": "sha256:" + "9" * 64}), 5, now + DAY)) == expected
+
+
 class Looking(Worker):
     """Looks, when it is told to act, at what a restart would find on the disk."""
 

@@ -27,7 +27,7 @@ from edgefleet.site.faults import StepFailed
 from edgefleet.site.inbox import Inbox
 from edgefleet.site.prefetch import Evidence, Prefetcher, verify_evidence, verify_image
 from edgefleet.site.registries import Access, Source
-from edgefleet.site.store import Store
+from edgefleet.site.store import RevisionRecord, Store
 from edgefleet.trust.bundle import TrustBundle
 from edgefleet.trust.errors import Rejected
 from edgefleet.trust.identities import Identity, Keyless
@@ -202,6 +202,27 @@ def test_a_signed_manifest_that_cannot_be_read_is_a_content_error(spoil: Callabl
     with pytest.raises(RegistryError) as caught:
         verify_evidence(replace(EVIDENCE, index=index, manifest=bad, bundles=release_bundles(digest_of(index))), revision, PUBLISHER)
     assert isinstance(caught.value, MalformedManifest)
+
+
+@pytest.mark.parametrize(("agrees", "digest"), [(True, digest_of(b"other")), (False, digest_of(b"other")), (True, DIGEST)])
+def test_a_record_is_not_written_over_by_another_revision_of_its_hash(
+    agrees: bool, digest: str, tmp_path: Path, place: Callable[..., RevisionRecord], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another fleet's came first while this was fetched; a record that has changed on the disk is written anew."""
+    store = Store(tmp_path)
+    record = place(store, "a", b"weights")
+    held = REVISION.model_copy(update={"digest": digest})
+    store.complete(record.model_copy(update={"revision": held}))
+    monkeypatch.setattr(Store, "agrees", lambda *_: agrees)
+    monkeypatch.setattr(module, "fetch", lambda _, __, blob, target, **___: target.write_bytes(b"x"))
+    prefetcher = Prefetcher(store, Inbox(tmp_path / "inbox"))
+    monkeypatch.setattr(prefetcher, "_believe", lambda _: (EVIDENCE, verify_evidence(EVIDENCE, REVISION, PUBLISHER)))
+    trust, taken = TrustBundle({"weld": PUBLISHER}, (), version=1, expires_at=NOW), agrees and digest != DIGEST
+    with pytest.raises(StepFailed, match="HashMismatch") if taken else nullcontext():
+        prefetcher.run(order_of(REVISION), trust, access=NoWay(), protected=frozenset, now=NOW, stop=threading.Event())
+    found = store.find(REVISION.hash)
+    assert found is not None
+    assert found.revision.digest == (digest if taken else DIGEST)
 
 
 # -- images ----------------------------------------------------------------------------------------------------------------------------
