@@ -83,7 +83,13 @@ def require_maker(candidate: Candidate, authorities: Iterable[str], now: datetim
     try:
         _require_use(candidate.certificate, now)
         for pem in authorities:
-            for authority in x509.load_pem_x509_certificates(pem.encode()):
+            try:
+                found = x509.load_pem_x509_certificates(pem.encode())
+            except ValueError as error:
+                # Whoever mistyped one entry must not put every site in quarantine.
+                failures.append(f"an entry that cannot be read: {str(error)[:60]}")
+                continue
+            for authority in found:
                 try:
                     _require_issued(candidate.certificate, authority, now)
                 except Exception as error:

@@ -53,6 +53,7 @@ def reason_of(proof: Any, **more: Any) -> str:
 
 def test_what_the_tpm_said_is_believed() -> None:
     require_maker(OFFER, [Maker("another").pem, SAID["maker"]], NOW)
+    require_maker(OFFER, ["no PEM", SAID["maker"]], NOW)
     found = verify(SAID["proof"])
     assert found.device == OFFER.device != OTHER.device
     assert found.pcrs == dict.fromkeys(("0", "2", "4", "7"), ZEROS)
