@@ -154,6 +154,26 @@ async def test_what_serves_from_memory_goes_on_and_is_healed_beside(rig: Rig) ->
     assert "sha256:" + hashlib.sha256(placed.read_bytes()).hexdigest() == weights(rig, second)
 
 
+async def test_what_serves_goes_on_when_its_record_rots_and_the_record_is_written_anew(rig: Rig) -> None:
+    only = rig.push("1.0", 1)
+    await serve(rig, only)
+    rig.kill_agent()
+    path = rig.state / "store" / "revisions" / f"{only.hash}.json"
+    good = json.loads(path.read_bytes())
+    with Client(rig) as client:
+        path.write_bytes(b"\0" + path.read_bytes()[1:])
+        rig.registry.fault = refuse
+        rig.start_agent()
+        status = await rig.wait_for("Blocked", "StoreDamaged")
+        assert "1.0 serves from memory; its record is damaged" in status.message
+        rig.registry.fault = None
+        await rig.wait_for("Active")
+        await client.answered(20)
+    assert client.lost == []
+    found = json.loads(path.read_bytes())
+    assert {**found, "usedAt": None} == {**good, "usedAt": None}
+
+
 async def test_without_a_registry_what_served_before_serves_and_nothing_damaged_does(rig: Rig) -> None:
     first, second = rig.push("1.0", 1), rig.push("1.1", 2)
     await serve(rig, first, second)
