@@ -184,6 +184,11 @@ def under_the_active_hash(site: Captured) -> FrozenRevision:
     return site.pods(securityContext={"privileged": True}).model_copy(update={"hash": site.good.hash})
 
 
+def almost(revision: str) -> str:
+    """Another hash with the same first 8 digits, which is all that a model server is told."""
+    return revision[:8] + "0" * 56
+
+
 def swapped(**made: Any) -> Callable[[Captured], FrozenRevision]:
     """`better`, with a golden set made for this."""
     return lambda site: site.better.model_copy(update={"golden": push_exam(site.rig, **made)})
@@ -203,6 +208,12 @@ ATTACKS = {
         "PodNotAllowed", "privileged: True", order(lambda site: site.pods(securityContext={"privileged": True}))
     ),
     "a privileged template under the hash of what serves": Attack("PodNotAllowed", "privileged: True", order(under_the_active_hash)),
+    "another release under the hash of what serves": Attack(
+        "HashMismatch", "another digest", order(lambda site: site.better.model_copy(update={"hash": site.good.hash}))
+    ),
+    "another release under the short hash of what serves": Attack(
+        "HashMismatch", "would be served as one", order(lambda site: site.better.model_copy(update={"hash": almost(site.good.hash)}))
+    ),
     "the node's network": Attack("PodNotAllowed", "hostPort", order(lambda site: site.pods(ports=[{"containerPort": 80, "hostPort": 80}]))),
     "a foreign image": Attack(
         "ImageNotAllowed", "evil.example/miner", order(lambda site: site.pods("evil.example/miner@sha256:" + "6" * 64))
