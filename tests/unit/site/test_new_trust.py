@@ -113,7 +113,9 @@ class Rig:
             **{"active": self.two.hash, "previous": self.one.hash, "model": "weld", "active_since": NOW},
         )
         self.trust = TrustKeeper(folder / "bundle.json", root=PINNED, state=self.state, on_change=lambda: self.worker.nudge())
-        intake = Intake(site="plant-7", hardware=Hardware(arch="amd64", memory=1 << 30), trust=self.trust, state=self.state)
+        intake = Intake(
+            site="plant-7", hardware=Hardware(arch="amd64", memory=1 << 30), trust=self.trust, state=self.state, store=self.store
+        )
         self.told: list[Finding] = []
         self.serving = FakeServing(self.state, self.store)
         self.registry_is_there = False
