@@ -204,6 +204,15 @@ def test_a_signed_manifest_that_cannot_be_read_is_a_content_error(spoil: Callabl
     assert isinstance(caught.value, MalformedManifest)
 
 
+def test_the_lines_of_a_golden_set_may_be_revoked_by_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    publisher = replace(PUBLISHER, revoked=Revoked(frozenset({digest_of(b"x")})))
+    prefetcher = Prefetcher(Store(tmp_path), Inbox(tmp_path / "inbox"))
+    monkeypatch.setattr(prefetcher, "_believe", lambda _: (EVIDENCE, verify_evidence(EVIDENCE, REVISION, publisher)))
+    trust = TrustBundle({"weld": publisher}, (), version=1, expires_at=NOW)
+    with pytest.raises(Rejected, match="golden set's lines"):
+        prefetcher.run(order_of(REVISION), trust, access=NoWay(), protected=frozenset, now=NOW, stop=threading.Event())
+
+
 @pytest.mark.parametrize(("agrees", "digest"), [(True, digest_of(b"other")), (False, digest_of(b"other")), (True, DIGEST)])
 def test_a_record_is_not_written_over_by_another_revision_of_its_hash(
     agrees: bool, digest: str, tmp_path: Path, place: Callable[..., RevisionRecord], monkeypatch: pytest.MonkeyPatch
