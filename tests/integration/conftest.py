@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from edgefleet.kube.client import Api
-from edgefleet.kube.resources import EDGE_SITES, NAMESPACES
+from edgefleet.kube.resources import EDGE_MODELS, EDGE_SITES, NAMESPACES
 from tests.integration.fakesites import FakeSites
 from tests.integration.site_rig import start_tiny_server
 from tests.integration.world import World
@@ -35,6 +35,9 @@ async def world(lab: Lab, hub_cluster: Cluster, registry: Registry, tmp_path: Pa
         one.close()
         for body in await api.list(EDGE_SITES, labels=f"line={one.mark}"):
             await api.delete(EDGE_SITES, body["metadata"]["name"])
+        # At once, not with the namespace: until then `edgefleet check` of another test's world finds their registry gone.
+        for body in await api.list(EDGE_MODELS, one.team):
+            await api.delete(EDGE_MODELS, body["metadata"]["name"], one.team)
         for namespace in (one.team, one.system):
             await api.delete(NAMESPACES, namespace)
 
