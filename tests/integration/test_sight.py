@@ -70,7 +70,8 @@ async def test_commands_say_what_runs_where_and_why_it_differs(world: World, sit
     async def listed() -> dict[str, dict[str, Any]] | None:
         found = {one["site"]: one for one in json.loads(await say(world, "fleet", "sites", "plants", "-o", "json"))}
         states = Counter(one["state"] for one in found.values())
-        return found if states["UpToDate"] + states["Soaking"] >= 4 and states["Unreachable"] == 2 else None
+        there = states["UpToDate"] + states["Soaking"] >= 4 and states["Unreachable"] == 2
+        return found if there and states["Blocked"] == states["Refused"] == 1 else None
 
     found = await world.until("the sites are where they will be", listed, 60)
     assert {name: found[name]["state"] for name in (held, mute, silent)} == {held: "OnHold", mute: "Unreachable", silent: "Unreachable"}
