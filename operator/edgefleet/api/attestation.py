@@ -18,7 +18,7 @@ _PROVED = "-proved"
 
 Encoded = Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]{1,8192}={0,2}$", max_length=8194)]
 Pcr = Annotated[int, Field(ge=0, le=23)]
-Value = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", max_length=64)]
+PcrHash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", max_length=64)]
 
 
 class Offer(Schema):
@@ -36,7 +36,7 @@ class Challenge(Schema):
 
     credential: Encoded
     secret: Encoded
-    digest: Value
+    digest: PcrHash
     pcrs: Annotated[tuple[Pcr, ...], Field(min_length=1, max_length=24)]
 
 
@@ -53,7 +53,7 @@ class Proof(Schema):
 
     nonce: Encoded
     quote: Signed
-    pcrs: Annotated[dict[str, Value], Field(max_length=24)]
+    pcrs: Annotated[dict[str, PcrHash], Field(max_length=24)]
     certified: Signed
     signature: Encoded
 

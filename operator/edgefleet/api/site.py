@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from edgefleet.api.attestation import Pcr, PcrHash
 from edgefleet.api.conditions import Conditions
 from edgefleet.api.meta import Kind, LabelSelector, Schema
 from edgefleet.api.model import Accelerator, Arch, SecretName
@@ -74,8 +75,6 @@ Registries = Annotated[
 
 
 KeyHash = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$", max_length=71)]
-Pcr = Annotated[int, Field(ge=0, le=23)]
-PcrHash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", max_length=64)]
 
 
 class PcrValues(Schema):
